@@ -1,0 +1,57 @@
+"""Every setting of a corpus build, as a frozen dataclass. Standard library only, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sarsense.errors import SarsenseError
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """What decides the bytes of a corpus, beside its sources. Saved in corpus.json."""
+
+    name: str = "corpus"
+    version: str = "1.0.0"
+    """the user's own version of the corpus"""
+    tile_size: int = 512
+    """side of a tile in pixels"""
+    stride: int | None = None
+    """pixels between the starts of neighbouring tiles; None: the tile size, no overlap"""
+    polarisations: tuple[str, ...] = ()
+    """take only these; empty: all"""
+    unit: Literal["power", "amplitude", "db"] | None = None
+    """how values are stored, for all sources; None: from the product, else from the values"""
+    allow_unplaced: bool = False
+    """take rasters without georeferencing: no footprint; split by scene"""
+    min_valid: float = 0.9
+    """a tile with a smaller share of valid pixels is refused"""
+    val_share: float = 0.1
+    """share of the ground (cells) that goes to the val split"""
+    cell_km: float = 50.0
+    """side of the ground cells that are split as a whole"""
+    shard_mib: int = 256
+    """size of a shard, at most"""
+    seed: int = 0
+    """of the splits and of the order of tiles in the shards"""
+
+    def __post_init__(self) -> None:
+        _require(8 <= self.tile_size <= 8192, "--tile-size", "from 8 to 8192 pixels", self.tile_size)
+        _require(self.stride is None or self.stride >= 1, "--stride", "at least 1 pixel", self.stride)
+        _require(0.0 < self.min_valid <= 1.0, "--min-valid", "above 0, at most 1", self.min_valid)
+        _require(0.0 <= self.val_share < 1.0, "--val-share", "from 0 to below 1", self.val_share)
+        _require(self.cell_km > 0.1, "--cell-km", "above 0.1 km", self.cell_km)
+        _require(self.shard_mib >= 1, "--shard-mib", "at least 1 MiB", self.shard_mib)
+        safe = self.name.replace("-", "").replace("_", "").isalnum() and self.name.isascii()
+        _require(safe and len(self.name) <= 40, "--name", "letters, digits, - and _, at most 40", self.name)
+
+    @property
+    def step(self) -> int:
+        """Pixels between the starts of neighbouring tiles."""
+        return self.stride or self.tile_size
+
+
+def _require(holds: bool, option: str, expected: str, found: object) -> None:
+    if not holds:
+        raise SarsenseError(f"{option}: {expected} expected, {found!r} found")

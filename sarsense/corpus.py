@@ -1,0 +1,219 @@
+"""A corpus on disk: manifest, tables, shards.
+
+corpus/
+  corpus.json           written last: a folder without it is not a corpus
+  tiles.parquet         GeoParquet, a row a tile, in the order of the shards
+  scenes.parquet        a row a file found, with its status and the reason
+  duplicates.parquet    a row a scene or tile dropped as a duplicate
+  train/*.tar val/*.tar
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sarsense.errors import CorpusError
+from sarsense.files import atomic_write, read_json, write_json
+from sarsense.shards import Shard, verify_shard
+
+FORMAT = 1
+"""raised when the layout changes; older formats stay readable"""
+
+_TEXT = pa.string()
+TILE_SCHEMA = pa.schema(
+    [
+        ("key", _TEXT),
+        ("shard", _TEXT),
+        ("offset", pa.int64()),
+        ("bytes", pa.int64()),
+        ("split", _TEXT),
+        ("scene", _TEXT),
+        ("source", _TEXT),
+        ("band", pa.int32()),
+        ("polarisation", _TEXT),
+        ("group", _TEXT),
+        ("sensor", _TEXT),
+        ("mode", _TEXT),
+        ("datetime", _TEXT),
+        ("row", pa.int32()),
+        ("col", pa.int32()),
+        ("crs", _TEXT),
+        ("transform", pa.list_(pa.float64())),
+        ("lon", pa.float64()),
+        ("lat", pa.float64()),
+        ("spacing_x_m", pa.float64()),
+        ("spacing_y_m", pa.float64()),
+        ("valid_fraction", pa.float64()),
+        ("mean_db", pa.float64()),
+        ("std_db", pa.float64()),
+        ("enl", pa.float64()),
+        ("enl_bias_db", pa.float64()),
+        ("content_hash", _TEXT),
+        ("footprint", pa.binary()),
+    ]
+)
+SCENE_SCHEMA = pa.schema(
+    [
+        ("path", _TEXT),
+        ("status", _TEXT),
+        ("reason", _TEXT),
+        ("scene", _TEXT),
+        ("product", _TEXT),
+        ("sensor", _TEXT),
+        ("mode", _TEXT),
+        ("datetime", _TEXT),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("dtype", _TEXT),
+        ("crs", _TEXT),
+        ("geometry", _TEXT),
+        ("polarisations", pa.list_(_TEXT)),
+        ("units", pa.list_(_TEXT)),
+        ("quantities", pa.list_(_TEXT)),
+        ("evidence", pa.list_(_TEXT)),
+        ("enl", pa.list_(pa.float64())),
+        ("mean_db", pa.list_(pa.float64())),
+        ("valid_fraction", pa.float64()),
+        ("tiles", pa.int32()),
+        ("tiles_no_data", pa.int32()),
+        ("tiles_flat", pa.int32()),
+        ("tiles_guard", pa.int32()),
+        ("tiles_duplicate", pa.int32()),
+        ("notes", pa.list_(_TEXT)),
+        ("content_hash", _TEXT),
+    ]
+)
+DUPLICATE_SCHEMA = pa.schema([("kind", _TEXT), ("dropped", _TEXT), ("kept", _TEXT), ("distance", pa.float64())])
+
+
+class Corpus:
+    """A finished corpus. Tables are read when they are asked for."""
+
+    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.name: str = manifest["name"]
+        self.digest: str = manifest["digest"]
+        self.tile_shape: tuple[int, int, int] = tuple(manifest["tile_shape"])
+        self.shards = [Shard(**shard) for shard in manifest["shards"]]
+
+    def tiles(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of tiles.parquet in the order of the shards, of one split or of all."""
+        wanted = None if columns is None else [*columns, "split"]
+        table = pq.read_table(self.root / "tiles.parquet", columns=wanted)
+        if split is not None:
+            table = table.filter(pc.equal(table["split"], split))
+        return table
+
+    @cached_property
+    def scenes(self) -> pa.Table:
+        return pq.read_table(self.root / "scenes.parquet")
+
+    @cached_property
+    def duplicates(self) -> pa.Table:
+        return pq.read_table(self.root / "duplicates.parquet")
+
+
+def open_corpus(path: str | Path) -> Corpus:
+    """The corpus in a folder; CorpusError where there is none, or one that is not finished."""
+    root = Path(path)
+    manifest = root / "corpus.json"
+    if not manifest.is_file():
+        if not root.is_dir():
+            raise CorpusError(f"{root}: no such folder; `sarsense build SOURCE --out {root}` makes a corpus")
+        if (root / ".build").is_dir():
+            raise CorpusError(
+                f"{root}: this build is not finished (no corpus.json); "
+                "run the same `sarsense build` command again, it goes on where it stopped"
+            )
+        raise CorpusError(f"{root}: not a corpus (no corpus.json); `sarsense build SOURCE --out DIR` makes one")
+    try:
+        content = read_json(manifest)
+        found = content["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorpusError(f"{manifest}: not a corpus manifest ({error}); build the corpus again") from error
+    if found > FORMAT:
+        raise CorpusError(f"{manifest}: corpus format {found}, this sarsense reads up to {FORMAT}: upgrade sarsense")
+    return Corpus(root, content)
+
+
+def corpus_digest(tiles: Iterable[tuple[str, str, str]]) -> str:
+    """SHA-256 over (key, split, content hash) of every tile in order: what a trainer sees, and nothing else."""
+    digest = hashlib.sha256()
+    for key, split, content in tiles:
+        digest.update(f"{key}\t{split}\t{content}\n".encode())
+    return digest.hexdigest()
+
+
+def write_tables(
+    root: Path,
+    tiles: list[Mapping[str, Any]],
+    scenes: list[Mapping[str, Any]],
+    duplicates: list[Mapping[str, Any]],
+) -> None:
+    """tiles.parquet (GeoParquet 1.1), scenes.parquet and duplicates.parquet, each atomically."""
+    _write_parquet(root / "tiles.parquet", _geo(pa.Table.from_pylist(tiles, TILE_SCHEMA)))  # type: ignore[arg-type]
+    _write_parquet(root / "scenes.parquet", pa.Table.from_pylist(scenes, SCENE_SCHEMA))  # type: ignore[arg-type]
+    _write_parquet(
+        root / "duplicates.parquet",
+        pa.Table.from_pylist(duplicates, DUPLICATE_SCHEMA),  # type: ignore[arg-type]
+    )
+
+
+def write_manifest(root: Path, manifest: dict[str, Any], shards: list[Shard]) -> None:
+    """corpus.json: its presence says that everything else is there and whole."""
+    write_json(root / "corpus.json", {**manifest, "format": FORMAT, "shards": [asdict(s) for s in shards]})
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    with atomic_write(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def _geo(table: pa.Table) -> pa.Table:
+    """Add the GeoParquet metadata of the footprint column (WKB polygons, lon/lat, OGC:CRS84 by default)."""
+    geo = {
+        "version": "1.1.0",
+        "primary_column": "footprint",
+        "columns": {"footprint": {"encoding": "WKB", "geometry_types": ["Polygon"]}},
+    }
+    return table.replace_schema_metadata({"geo": json.dumps(geo, sort_keys=True)})
+
+
+def footprint_wkb(ring: np.ndarray) -> bytes:
+    """WKB of the polygon of a ring: float64 (points, 2), lon and lat, not closed."""
+    import shapely
+
+    return shapely.to_wkb(shapely.orient_polygons(shapely.Polygon(ring)), byte_order=1)
+
+
+def verify_corpus(corpus: Corpus) -> list[str]:
+    """Everything about a corpus that is not as it was written, as sentences; empty when all is well."""
+    table = corpus.tiles(columns=["key", "shard", "offset", "content_hash", "split"])
+    rows: dict[str, list[dict[str, Any]]] = {shard.path: [] for shard in corpus.shards}
+    problems: list[str] = []
+    for row in table.to_pylist():
+        if row["shard"] in rows:
+            rows[row["shard"]].append(row)
+        else:
+            problems.append(f"tiles.parquet: tile {row['key']} lies in {row['shard']}, which corpus.json does not name")
+    digest = corpus_digest(
+        zip(table["key"].to_pylist(), table["split"].to_pylist(), table["content_hash"].to_pylist(), strict=True)
+    )
+    if digest != corpus.digest:
+        problems.append(f"tiles.parquet: its digest is {digest[:12]}..., corpus.json says {corpus.digest[:12]}...")
+    shape = corpus.tile_shape[1:]
+    for shard in corpus.shards:
+        problems += verify_shard(corpus.root, shard, rows[shard.path], shape)
+    return problems

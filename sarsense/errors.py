@@ -1,0 +1,20 @@
+"""The errors that SARSense raises on purpose. `cli.py` prints them in one line."""
+
+
+class SarsenseError(Exception):
+    """A fact about the user's input or machine that stops the command.
+
+    The message names the file, what was expected, what was found and what to do.
+    """
+
+
+class SceneError(SarsenseError):
+    """A raster that cannot become a scene. A build records it as the reason and goes on."""
+
+
+class CorpusError(SarsenseError):
+    """A folder that is not a (whole) corpus, or a corpus that contradicts itself."""
+
+
+class ShardError(CorpusError):
+    """A shard that is missing, truncated, or differs from what the corpus says of it."""

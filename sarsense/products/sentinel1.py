@@ -1,0 +1,62 @@
+"""Sentinel-1: names of the mission and of those who re-process it.
+
+Names: Sentinel-1 Product Specification (S1-RS-MDA-52-7441), section 3.4; the measurement files of a SAFE; pyroSAR
+(`S1A__IW___A_20150309T173017_VV_...`) and the Equi7 products of TU Wien (`...S1AIWGRDH1VVA...`, dB x `scale_factor`).
+Calibration tables are not applied yet: digital numbers of a GRD are amplitude, labelled uncalibrated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from sarsense.products import Facts
+
+_PRODUCT = re.compile(
+    r"S1(?P<unit>[A-D])[_-]+(?P<mode>IW|EW|WV|S\d|SM)\d?[_-]+(?P<kind>GRD|SLC|RTC|[AD])[FHM_-]*.*?"
+    r"(?P<start>\d{8}T\d{6})",
+    re.IGNORECASE,
+)
+_EQUI7 = re.compile(r"S1(?P<unit>[A-D])(?P<mode>IW|EW|SM)GRD[HMF]\d(?P<pol>VV|VH|HH|HV)[AD]")
+
+
+def recognise(path: PurePosixPath, tags: Mapping[str, str]) -> Facts | None:
+    equi7 = _EQUI7.search(path.name)
+    if equi7:
+        stored_db = tags.get("variable_name") == "SIG0"
+        return Facts(
+            product="Sentinel-1 Equi7",
+            sensor="S1",
+            mode=equi7["mode"],
+            datetime=_iso(tags.get("time_begin", "")),
+            polarisation=equi7["pol"],
+            unit="db" if stored_db else None,
+            quantity="sigma0" if stored_db else None,
+            scale_factor=float(tags.get("scale_factor", 1.0)),
+            evidence="tag variable_name=SIG0, scale_factor" if stored_db else "",
+        )
+    found = [match for part in (path.name, *reversed(path.parts[:-1])) if (match := _PRODUCT.search(part))]
+    if not found:
+        return None
+    match = found[0]
+    kind = match["kind"].upper()
+    # only the mission's own measurement files hold digital numbers; others borrow the name for their products
+    measurement = "measurement" in path.parts[:-1]
+    return Facts(
+        product=f"Sentinel-1 {kind}" if kind in ("GRD", "SLC", "RTC") else "Sentinel-1 derived",
+        sensor="S1",
+        mode=match["mode"].upper(),
+        datetime=_iso(match["start"]),
+        unit=None if not measurement else "complex" if kind == "SLC" else "amplitude",
+        quantity="uncalibrated" if measurement else None,
+        evidence=f"measurement of a Sentinel-1 {kind}" if measurement else "",
+    )
+
+
+def _iso(text: str) -> str | None:
+    """20180716T004042 or '2016-01-29 17:15:12' -> 2018-07-16T00:40:42Z."""
+    digits = re.sub(r"\D", "", text)
+    if len(digits) != 14:
+        return None
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}T{digits[8:10]}:{digits[10:12]}:{digits[12:]}Z"

@@ -1,0 +1,75 @@
+"""Reading rasters through GDAL: everything that GDAL complains of becomes ours, with the file named.
+
+Knows nothing of SAR. Reads whole rows, so that memory is bounded by a strip and blocks are read once.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from sarsense.errors import SceneError
+
+GDAL_CACHE_BYTES = 256 * 2**20
+"""GDAL_CACHEMAX is passed in bytes: through rasterio.Env a small number means bytes, not MB"""
+
+_RASTERIO_LOG = logging.getLogger("rasterio")
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def open_raster(path: str) -> Iterator[tuple[Any, list[str]]]:
+    """Open `path` for reading: yields the rasterio dataset and a list that collects GDAL's warnings.
+
+    Raises SceneError, naming the file and GDAL's reason, when it cannot be opened or when a read inside the
+    block fails.
+    """
+    collector = _Collector()
+    propagate = _RASTERIO_LOG.propagate
+    _RASTERIO_LOG.addHandler(collector)
+    _RASTERIO_LOG.propagate = False
+    try:
+        with (
+            warnings.catch_warnings(),
+            # GDAL's helper files (.aux.xml) beside the user's data would be a change of the input
+            rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, GDAL_PAM_ENABLED="NO"),
+        ):
+            warnings.simplefilter("ignore")  # NotGeoreferencedWarning: Scene.placed says the same
+            with rasterio.open(path) as dataset:
+                yield dataset, collector.messages
+    except (RasterioError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        details = [message for message in collector.messages if message not in reason]
+        if details:
+            reason += f" ({' '.join(details[-1].split())})"
+        raise SceneError(f"GDAL cannot read it: {reason}") from error
+    finally:
+        _RASTERIO_LOG.removeHandler(collector)
+        _RASTERIO_LOG.propagate = propagate
+
+
+def read_rows(dataset: Any, band: int, first: int, last: int) -> np.ndarray:
+    """Rows first..last (exclusive) of a band, all columns, in the stored dtype (complex_int16 as complex64)."""
+    return dataset.read(band, window=Window(0, first, dataset.width, last - first))  # type: ignore[call-arg]
+
+
+def strips(height: int, rows: int) -> Iterator[tuple[int, int]]:
+    """The row ranges that cut a raster of `height` rows into strips of at most `rows`."""
+    for first in range(0, height, rows):
+        yield first, min(first + rows, height)

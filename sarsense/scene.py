@@ -1,0 +1,265 @@
+"""A scene: one SAR raster, with what is known of it before its pixels are read in full.
+
+`describe_scene` opens a raster, decides polarisation and unit of each band, and refuses, with the reason, what is
+no backscatter, what has no place on Earth, and what is smaller than a tile.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from rasterio.windows import Window
+
+from sarsense.config import BuildConfig
+from sarsense.errors import SceneError
+from sarsense.products import Facts, recognise
+from sarsense.radiometry import Quantity, Unit, to_power
+from sarsense.raster import open_raster, read_rows, strips
+from sarsense.units import choose_unit, refuse_other_quantities, refuse_without_signal, words
+
+POLARISATIONS = ("VV", "VH", "HV", "HH")
+_SAMPLE_GRID = 4
+_SAMPLE_SIDE = 256
+_ENOUGH_SAMPLES = 10_000
+_MAX_GCPS = 400
+
+
+@dataclass(frozen=True)
+class Band:
+    """One polarisation of a scene."""
+
+    index: int
+    """1-based, as in GDAL"""
+    polarisation: str
+    """VV, VH, HV, HH; or b1, b2, ... where the product does not say"""
+    unit: Unit
+    quantity: Quantity
+    scale_factor: float
+    nodata: float | None
+    evidence: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One raster that can be cut into tiles. Plain values only: it travels between processes as JSON."""
+
+    path: str
+    """what GDAL opens"""
+    relative: str
+    """path inside its source, with forward slashes: the identity that does not depend on where the source lies"""
+    product: str
+    sensor: str
+    mode: str
+    datetime: str | None
+    looks: float | None
+    width: int
+    height: int
+    dtype: str
+    crs: str | None
+    """of the affine or of the GCPs: 'EPSG:n' or WKT; None for an unplaced scene"""
+    transform: tuple[float, ...] | None
+    """affine a, b, c, d, e, f (pixel edge -> CRS); None where GCPs place the scene, or nothing does"""
+    gcps: tuple[tuple[float, ...], ...]
+    """row, col, x, y of each ground control point"""
+    bands: tuple[Band, ...]
+    notes: tuple[str, ...]
+    """bands left out, and what GDAL warned of"""
+
+    @property
+    def placed(self) -> bool:
+        return self.crs is not None
+
+    @property
+    def name(self) -> str:
+        """The file's stem as a word of letters, digits, - and _ (tile keys have no dot and no slash)."""
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(self.relative).stem)[:48]
+
+    @property
+    def place_name(self) -> str:
+        """Stem without its polarisation, inside its folder: the same for the polarisations of one scene."""
+        path = PurePosixPath(self.relative)
+        kept = [w for w in re.split(r"[^A-Za-z0-9]+", path.stem) if w.upper() not in POLARISATIONS]
+        return str(path.parent / "-".join(kept))
+
+    def group(self, band: Band) -> str:
+        """The normalisation group of a band: scenes of one group share one dB range."""
+        return "/".join((self.sensor, self.mode, band.polarisation, band.quantity))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Scene:
+        return cls(
+            **{
+                **value,
+                "transform": None if value["transform"] is None else tuple(value["transform"]),
+                "gcps": tuple(tuple(point) for point in value["gcps"]),
+                "bands": tuple(Band(**band) for band in value["bands"]),
+                "notes": tuple(value["notes"]),
+            }
+        )
+
+
+def describe_scene(path: str, relative: str, options: BuildConfig) -> Scene:
+    """Open a raster and say what it is; SceneError, with the reason and what to do, where it cannot be used."""
+    suffix = PurePosixPath(relative).suffix.lower()
+    if suffix == ".npy":
+        raise SceneError("a NumPy array, not a raster: convert it to GeoTIFF with its georeferencing")
+    folders = [part for part in PurePosixPath(relative).parts[:-1] if len(words(part)) == 1]
+    stem = PurePosixPath(relative).stem
+    refuse_other_quantities([stem, *folders])
+    with open_raster(path) as (dataset, warnings):
+        tags = dataset.tags()
+        facts = recognise(PurePosixPath(path), tags)
+        crs, transform, gcps = _geometry(dataset)
+        bands: list[Band] = []
+        left_out: list[str] = []
+        for index in range(1, dataset.count + 1):
+            try:
+                bands.append(_describe_band(dataset, index, stem, facts, tags, options.unit))
+            except SceneError as error:
+                if dataset.count == 1:
+                    raise
+                left_out.append(f"band {index}: {error}")
+        if not bands:
+            raise SceneError("; ".join(left_out))
+        wanted = [b for b in bands if not options.polarisations or b.polarisation in options.polarisations]
+        if not wanted:
+            found = ", ".join(band.polarisation for band in bands)
+            raise SceneError(f"polarisation {found} is not among {', '.join(options.polarisations)}")
+        if crs is None and not options.allow_unplaced:
+            raise SceneError(
+                "no georeferencing: neither CRS with affine, nor ground control points; "
+                "--allow-unplaced takes it without a footprint"
+            )
+        if min(dataset.width, dataset.height) < options.tile_size:
+            raise SceneError(
+                f"smaller than a tile: {dataset.height} x {dataset.width} pixels, a tile has "
+                f"{options.tile_size} x {options.tile_size}; --tile-size takes smaller ones"
+            )
+        return Scene(
+            path=path,
+            relative=relative,
+            product=facts.product,
+            sensor=facts.sensor,
+            mode=facts.mode,
+            datetime=facts.datetime,
+            looks=facts.looks,
+            width=dataset.width,
+            height=dataset.height,
+            dtype=dataset.dtypes[0],
+            crs=crs,
+            transform=transform,
+            gcps=gcps,
+            bands=tuple(wanted),
+            notes=(*left_out, *dict.fromkeys(warnings)),
+        )
+
+
+def valid_power(values: np.ndarray, band: Band) -> np.ndarray:
+    """Linear power, float32, of stored values of a band, of any shape; NaN where there is no measurement.
+
+    Not valid: the declared no-data value, NaN and infinity, zero and negative power, and exact zeros of float
+    rasters (a fill value that nobody declared: 0 dB would be very bright). An 8-bit picture's 0 is a dark pixel,
+    below half a grey level: it is taken as 0.5.
+    """
+    valid = np.isfinite(values)
+    if band.nodata is not None and np.isfinite(band.nodata):
+        valid &= values != band.nodata
+    if band.quantity == "display":
+        values = np.maximum(values.astype(np.float32), np.float32(0.5))
+    elif np.issubdtype(values.dtype, np.inexact):
+        valid &= values != 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        power = to_power(values, band.unit, band.scale_factor)
+    power[~(valid & (power > 0) & np.isfinite(power))] = np.nan
+    return power
+
+
+def _describe_band(
+    dataset: Any, index: int, stem: str, facts: Facts, tags: dict[str, str], explicit: Unit | None
+) -> Band:
+    description = dataset.descriptions[index - 1] or ""
+    refuse_other_quantities([description])
+    nodata = dataset.nodatavals[index - 1]
+    sample = _sample(dataset, index, nodata)
+    dtype = sample.dtype
+    zero_is_nodata = dtype != np.uint8
+    refuse_without_signal(sample, dtype, zero_is_nodata)
+    if np.issubdtype(dtype, np.inexact):
+        sample = sample[sample != 0]  # an untagged fill value far more often than a measurement
+    choice = choose_unit(sample, dtype, facts, dataset.units[index - 1] or "", [stem, description], explicit)
+    return Band(
+        index=index,
+        polarisation=_polarisation(description, facts, tags, stem) or f"b{index}",
+        unit=choice.unit,
+        quantity=choice.quantity,
+        scale_factor=facts.scale_factor,
+        nodata=nodata,
+        evidence=choice.evidence,
+        confidence=round(choice.confidence, 3),
+    )
+
+
+def _polarisation(description: str, facts: Facts, tags: dict[str, str], stem: str) -> str | None:
+    """From the band's own description, else the product, else a tag, else the file name."""
+    for text in (description, facts.polarisation or "", tags.get("polarisation", ""), stem):
+        found = [word.upper() for word in words(text) if word.upper() in POLARISATIONS]
+        if len(set(found)) == 1:
+            return found[0]
+    return None
+
+
+def _geometry(
+    dataset: Any,
+) -> tuple[str | None, tuple[float, ...] | None, tuple[tuple[float, ...], ...]]:
+    """CRS, affine and GCPs; the GCPs' CRS is not the dataset's, which is None where only GCPs place a scene."""
+    if dataset.crs is not None and not dataset.transform.is_identity:
+        return _crs_name(dataset.crs), tuple(dataset.transform)[:6], ()
+    gcps, gcp_crs = dataset.gcps
+    if len(gcps) >= 4 and gcp_crs is not None:
+        every = max(1, len(gcps) // _MAX_GCPS)
+        return _crs_name(gcp_crs), None, tuple((p.row, p.col, p.x, p.y) for p in gcps[::every])
+    return None, None, ()
+
+
+def _crs_name(crs: Any) -> str:
+    authority = crs.to_authority()
+    return ":".join(authority) if authority else crs.to_wkt()
+
+
+def _sample(dataset: Any, index: int, nodata: float | None) -> np.ndarray:
+    """1-D values that are not no data, from a grid of windows; from all rows where the windows hold too few."""
+    height, width = dataset.shape
+    side = _SAMPLE_SIDE
+    if height * width <= (side * _SAMPLE_GRID) ** 2:
+        return _valid(dataset.read(index), nodata)
+    tops = np.linspace(0, max(height - side, 0), _SAMPLE_GRID).astype(int)
+    lefts = np.linspace(0, max(width - side, 0), _SAMPLE_GRID).astype(int)
+    windows = [Window(left, top, min(side, width), min(side, height)) for top in tops for left in lefts]  # type: ignore[call-arg]
+    sample = np.concatenate([_valid(dataset.read(index, window=window), nodata) for window in windows])
+    if np.count_nonzero(sample) >= _ENOUGH_SAMPLES:
+        return sample
+    found, total = [], 0
+    for first, last in strips(height, side):
+        values = _valid(read_rows(dataset, index, first, last), nodata)
+        found.append(values[values != 0])
+        total += found[-1].size
+        if total >= _ENOUGH_SAMPLES:
+            break
+    nonzero = np.concatenate(found)
+    return nonzero if nonzero.size else sample
+
+
+def _valid(values: np.ndarray, nodata: float | None) -> np.ndarray:
+    flat = values.ravel()
+    keep = np.isfinite(flat)
+    if nodata is not None and np.isfinite(nodata):
+        keep &= flat != nodata
+    return flat[keep]

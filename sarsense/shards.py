@@ -1,0 +1,203 @@
+"""Tar shards: written to the same bytes every time, read by offset through mmap, verified to the bit.
+
+A sample is `{key}.npy` (uint8, C x H x W or H x W) followed by `{key}.json`. Plain USTAR with fixed times, owner and
+mode: `tar`, Python's `tarfile` and `webdataset` read it. Pixels lie uncompressed at a known offset, so that training
+reads a tile with one copy out of the page cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import mmap
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from sarsense.errors import ShardError
+from sarsense.files import atomic_write
+
+if TYPE_CHECKING:
+    from sarsense.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the corpus says of a shard."""
+
+    path: str
+    """relative to the corpus, with forward slashes"""
+    split: str
+    tiles: int
+    bytes: int
+    sha256: str
+
+
+class _HashingWriter:
+    """Writes through to a file, and hashes what it writes. tarfile needs no more than `write` and `tell`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._position, self.hash = file, 0, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        self._position += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._position
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """The header of a .npy file (format 1.0) of C-ordered uint8; numpy pads it so that data start on 64 bytes."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def write_shard(
+    root: Path, relative: str, split: str, samples: Iterable[tuple[str, np.ndarray, dict[str, Any]]]
+) -> tuple[Shard, list[int]]:
+    """Write a whole shard atomically; the shard, and the offset of each tile's first pixel in it.
+
+    `samples`: key, uint8 array, description. The bytes depend on the samples alone.
+    """
+    offsets: list[int] = []
+    with atomic_write(root / relative) as file:
+        writer = _HashingWriter(file)
+        # tarfile wants a whole file object; it only writes and tells
+        with tarfile.open(fileobj=writer, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[arg-type]
+            for key, tile, description in samples:
+                header = npy_header(tile.shape)
+                _add(tar, f"{key}.npy", header + np.ascontiguousarray(tile).tobytes())
+                text = json.dumps(description, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+                data_end = writer.tell()
+                padded = -(-(len(header) + tile.nbytes) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                offsets.append(data_end - padded + len(header))
+                _add(tar, f"{key}.json", text.encode())
+        return Shard(relative, split, len(offsets), writer.tell(), writer.hash.hexdigest()), offsets
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)  # mtime 0, owner 0, no names: nothing of this machine or this hour
+    info.size, info.mode = len(data), 0o644
+    tar.addfile(info, io.BytesIO(data))
+
+
+class TileReader:
+    """Random access to the tiles of a split of a local corpus.
+
+    Safe to use from several threads. Raises ShardError, naming the shard, where one is missing or shorter than
+    the corpus says: a truncated shard is never a shorter epoch.
+    """
+
+    def __init__(self, corpus: Corpus, split: str | None = None) -> None:
+        table = corpus.tiles(split, columns=["key", "shard", "offset"])
+        self.keys: list[str] = table["key"].to_pylist()
+        self.ids = tile_ids(self.keys)
+        self._shape = corpus.tile_shape
+        self._nbytes = int(np.prod(self._shape))
+        self._offsets = table["offset"].to_numpy()
+        names: list[str] = table["shard"].to_pylist()
+        order = {name: index for index, name in enumerate(dict.fromkeys(names))}
+        self._shard_of = np.array([order[name] for name in names], dtype=np.int64)
+        sizes = {shard.path: shard.bytes for shard in corpus.shards}
+        self._maps = [_map(corpus.root / name, sizes[name]) for name in order]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The tiles at `indices` (any order, repeats allowed): uint8 (n, C, H, W), into `out` where given."""
+        if out is None:
+            out = np.empty((len(indices), *self._shape), np.uint8)
+        flat = out.reshape(len(indices), self._nbytes)
+        for row, index in enumerate(indices):
+            start = self._offsets[index]
+            flat[row] = self._maps[self._shard_of[index]][start : start + self._nbytes]
+        return out
+
+
+def tile_ids(keys: list[str]) -> np.ndarray:
+    """A 64-bit identity of each tile (uint64), from its key alone: the first 8 bytes of its SHA-256."""
+    digests = [hashlib.sha256(key.encode()).digest()[:8] for key in keys]
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+
+
+def _map(path: Path, size: int) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            found = path.stat().st_size
+            if found != size:
+                raise ShardError(
+                    f"{path}: {found} bytes, the corpus says {size}: truncated or changed. "
+                    "Run `sarsense shards verify` and restore the shard or build the corpus again"
+                )
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except OSError as error:
+        raise ShardError(f"{path}: a shard of the corpus cannot be read: {error.strerror or error}") from error
+
+
+def verify_shard(root: Path, shard: Shard, rows: list[dict[str, Any]], shape: tuple[int, ...]) -> list[str]:
+    """Everything that is wrong with a shard, as sentences; empty when it is what the corpus says.
+
+    `rows`: the shard's rows of tiles.parquet in order (key, offset, content_hash). Checks size, SHA-256, tar
+    structure, order of keys, array headers, and each tile's own hash, so that the tile that changed is named.
+    """
+    path = root / shard.path
+    if not path.is_file():
+        return [f"{shard.path}: missing"]
+    problems: list[str] = []
+    size = path.stat().st_size
+    if size != shard.bytes:
+        problems.append(f"{shard.path}: {size} bytes, expected {shard.bytes}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != shard.sha256:
+        problems.append(f"{shard.path}: sha256 {digest[:12]}..., expected {shard.sha256[:12]}...")
+    problems += [f"{shard.path}: {problem}" for problem in _verify_members(path, rows, shape)]
+    return problems
+
+
+def _verify_members(path: Path, rows: list[dict[str, Any]], shape: tuple[int, ...]) -> Iterator[str]:
+    header = npy_header(shape)
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for row in rows:
+                array, text = tar.next(), tar.next()
+                if array is None or text is None:
+                    yield f"ends before tile {row['key']}"
+                    return
+                if (array.name, text.name) != (f"{row['key']}.npy", f"{row['key']}.json"):
+                    yield f"tile {row['key']} expected, {array.name} and {text.name} found"
+                    return
+                if array.offset_data + len(header) != row["offset"]:
+                    yield f"tile {row['key']} at byte {array.offset_data + len(header)}, expected {row['offset']}"
+                data = _member(tar, array)
+                if not data.startswith(header):
+                    yield f"tile {row['key']}: not a uint8 array of shape {shape} (byte {array.offset_data})"
+                elif tile_hash(data[len(header) :]) != row["content_hash"]:
+                    yield f"tile {row['key']}: pixels differ from the table's hash (bytes from {row['offset']})"
+                try:
+                    json.loads(_member(tar, text))
+                except ValueError:
+                    yield f"tile {row['key']}: its JSON does not parse (byte {text.offset_data})"
+            if (extra := tar.next()) is not None:
+                yield f"holds {extra.name}, which no tile of the table names"
+    except tarfile.TarError as error:
+        yield f"not a whole tar: {error}"
+
+
+def _member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(info)
+    return file.read() if file is not None else b""
+
+
+def tile_hash(pixels: bytes) -> str:
+    """The content hash of a tile: the first 128 bits of the SHA-256 of its codes, as hex."""
+    return hashlib.sha256(pixels).hexdigest()[:32]

@@ -1,0 +1,72 @@
+"""Which files a SOURCE names: a file, a folder (searched to the bottom) or a glob. Every file is accounted for."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+
+from sarsense.errors import SarsenseError
+
+RASTER_SUFFIXES = frozenset(".tif .tiff .gtiff .png .jpg .jpeg .jp2 .bin .img .vrt .npy .nitf .ntf .h5 .nc".split())
+_NEEDS_HEADER = frozenset([".bin", ".img"])
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that a source holds."""
+
+    path: str
+    """absolute"""
+    relative: str
+    """inside its source, with forward slashes"""
+    is_raster: bool
+    """False for annotation, headers, read-me files and the like: what stands beside rasters"""
+
+
+def list_sources(sources: list[str], exclude: Path | None = None) -> list[SourceFile]:
+    """All files of the sources, sorted by relative path, each once; what lies in `exclude` is left out.
+
+    Raises SarsenseError where a source does not exist, or where no source holds a raster.
+    """
+    found: dict[str, SourceFile] = {}
+    hidden = exclude.resolve() if exclude else None
+    for source in sources:
+        root, paths = _expand(source)
+        for path in paths:
+            absolute = path.resolve()
+            if hidden is not None and absolute.is_relative_to(hidden):
+                continue
+            relative = path.relative_to(root).as_posix()
+            found.setdefault(str(absolute), SourceFile(str(absolute), relative, _is_raster(path)))
+    files = sorted(found.values(), key=lambda file: (file.relative, file.path))
+    if not any(file.is_raster for file in files):
+        listed = ", ".join(sources)
+        endings = " ".join(sorted(RASTER_SUFFIXES))
+        raise SarsenseError(f"{listed}: no raster among {len(files)} files; expected files that end in {endings}")
+    return files
+
+
+def _expand(source: str) -> tuple[Path, list[Path]]:
+    path = Path(source)
+    if path.is_dir():
+        return path, [p for p in path.rglob("*") if p.is_file()]
+    if path.is_file():
+        return path.parent, [path]
+    matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 (an absolute pattern is fine here)
+    if not matches:
+        raise SarsenseError(f"{source}: no such file or folder, and no file matches it as a pattern")
+    parts = path.parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part)) if matches else 0
+    root = Path(*parts[:fixed]) if fixed else Path()
+    files: list[Path] = []
+    for match in matches:
+        files += [p for p in match.rglob("*") if p.is_file()] if match.is_dir() else [match]
+    return root, files
+
+
+def _is_raster(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in _NEEDS_HEADER:
+        return suffix == ".img" or path.with_suffix(".hdr").exists() or Path(f"{path}.hdr").exists()
+    return suffix in RASTER_SUFFIXES
