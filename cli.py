@@ -8,12 +8,13 @@ code 1; wrong usage ends with 2, a strict build that refused a scene with 3, Ctr
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dic3l import config as settings
 from sarsense.config import BuildConfig
 
 _BUILD = BuildConfig()
@@ -38,7 +39,7 @@ dic3l_app = typer.Typer(
 shards_app = typer.Typer(help="Look into a corpus: list, count, show, verify.", no_args_is_help=True)
 sarsense_app.add_typer(shards_app, name="shards")
 
-_SOURCES = typer.Argument(metavar="SOURCE...", help="Files, folders (searched to the bottom) or globs.")
+_SOURCES = typer.Argument(metavar="SOURCE", help="Files, folders (searched to the bottom) or globs.")
 _CORPUS = typer.Argument(metavar="CORPUS", help="Folder of a finished corpus.")
 _JSON = typer.Option("--json", help="Print JSON for machines.")
 _UNIT_HELP = "How values are stored: power, amplitude or db; for all sources. Without it: product, name, values."
@@ -137,7 +138,7 @@ def _build(
 ) -> None:
     """Build a corpus of tiles from SAR rasters. Run it again after an interruption: it goes on."""
     from pipelines.build import build
-    from pipelines.tasks import default_workers
+    from pipelines.cluster import default_workers
 
     config = _build_config(
         name=name,
@@ -194,8 +195,9 @@ def _shards_stats(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Count tiles by split and group, with levels, looks and ranges."""
-    from sarsense.corpus import open_corpus
     from sarsense.report import corpus_statistics, histogram_figure
+
+    from sarsense.corpus import open_corpus
 
     opened = open_corpus(corpus)
     statistics = corpus_statistics(opened)
@@ -223,8 +225,9 @@ def _shards_show(
     seed: Annotated[int, typer.Option(help="Another seed shows other tiles.")] = 0,
 ) -> None:
     """Draw a contact sheet of tiles spread over groups and scenes."""
-    from sarsense.corpus import open_corpus
     from sarsense.report import contact_sheet, footprint_map
+
+    from sarsense.corpus import open_corpus
 
     opened = open_corpus(corpus)
     contact_sheet(opened, out, count=count, columns=columns, seed=seed)
@@ -280,16 +283,18 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _print_table(columns: list[str], rows: list[list[str]]) -> None:
+def _print_table(columns: Sequence[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    # away from a terminal nothing is cut: a line is as long as it needs to be
+    console = Console() if sys.stdout.isatty() else Console(width=1000)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # away from a terminal nothing is cut: a line is as long as it needs to be
-    console.print(table, width=None if console.is_terminal else 400, soft_wrap=not console.is_terminal)
+    console.print(table)
 
 
 def _print_scan(rows: list[dict[str, Any]]) -> None:
@@ -310,7 +315,7 @@ def _print_scan(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_build(summary: Any) -> None:
-    typer.echo(f"{summary.name}: {summary.out}")
+    typer.echo(f"{summary.name}: {summary.out}{' (already built, nothing to do)' if summary.already_built else ''}")
     typer.echo(
         f"  {summary.files} files: {summary.scenes_used} scenes used, {summary.scenes_duplicate} duplicates, "
         f"{summary.scenes_refused} refused, {summary.sidecars} not rasters"
@@ -363,6 +368,204 @@ class _StageProgress:
 # ------------------------------------------------------------------------------------------------------- dic3l
 
 
+@dic3l_app.callback()
+def _dic3l(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=lambda wanted: _print_version("dic3l", wanted), is_eager=True, help="Print it."
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Pre-train encoders on a SARSense corpus with DIC3L, export and evaluate them."""
+
+
+_OPTION_SETTINGS = {
+    "arch": "method.arch",
+    "weights": "method.weights",
+    "crop_size": "views.crop_size",
+    "batch_size": "train.batch_size",
+    "epochs": "train.epochs",
+    "steps": "train.steps",
+    "lr": "optim.lr",
+    "momentum": "method.momentum",
+    "temperature": "method.temperature",
+    "queue_size": "method.queue_size",
+    "seed": "train.seed",
+    "precision": "train.precision",
+    "device": "train.device",
+}
+"""options of `dic3l pretrain` -> the settings that they change"""
+_PRESET_SETTINGS = {name: settings.preset(name) for name in settings.PRESETS}
+_SETTING_NOTES = settings.notes()
+
+
+def _setting_help(name: str) -> str:
+    """What a setting means, and its value in each preset."""
+    values = {
+        preset: _cell(list(value) if isinstance(value := settings.value_of(config, name), tuple) else value)
+        for preset, config in _PRESET_SETTINGS.items()
+    }
+    if len(set(values.values())) == 1:
+        told = f"default {next(iter(values.values()))}"
+    else:
+        told = ", ".join(f"{preset}: {value}" for preset, value in values.items())
+    return f"{_SETTING_NOTES[name]} ({told})"
+
+
+def _setting(option: str, *flags: str) -> Any:
+    return typer.Option(*flags, help=_setting_help(_OPTION_SETTINGS[option]), show_default=False)
+
+
+_OTHER_SETTINGS = "\n\n".join(
+    ["Settings for --set and --config:"]
+    + [f"{name}: {_setting_help(name)}" for name in settings.names() if name not in _OPTION_SETTINGS.values()]
+)
+
+
+@dic3l_app.command("pretrain", epilog=_OTHER_SETTINGS)
+def _pretrain(
+    corpus: Annotated[Path, _CORPUS],
+    out: Annotated[Path, typer.Option(help="Folder of the run: new, or of a run to go on with.")],
+    preset: Annotated[
+        str, typer.Option(help="paper: the published settings; smoke: a few minutes on two CPU cores.")
+    ] = settings.DEFAULT_PRESET,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings, over the preset; the config.toml of a run is one.")
+    ] = None,
+    arch: Annotated[str | None, _setting("arch", "--arch", "-a")] = None,
+    weights: Annotated[str | None, _setting("weights")] = None,
+    crop_size: Annotated[int | None, _setting("crop_size")] = None,
+    batch_size: Annotated[int | None, _setting("batch_size")] = None,
+    epochs: Annotated[float | None, _setting("epochs")] = None,
+    steps: Annotated[int | None, _setting("steps")] = None,
+    lr: Annotated[float | None, _setting("lr")] = None,
+    momentum: Annotated[float | None, _setting("momentum")] = None,
+    temperature: Annotated[float | None, _setting("temperature")] = None,
+    queue_size: Annotated[int | None, _setting("queue_size")] = None,
+    seed: Annotated[int | None, _setting("seed")] = None,
+    precision: Annotated[str | None, _setting("precision")] = None,
+    device: Annotated[str | None, _setting("device")] = None,
+    nproc: Annotated[int, typer.Option(help="Processes of this machine; one a GPU.")] = 1,
+    resume: Annotated[
+        str,
+        typer.Option(
+            help="auto: go on from the newest checkpoint in the folder, if any; never: refuse a folder that has one; "
+            "or the path of a checkpoint or run to go on from."
+        ),
+    ] = "auto",
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
+    ] = None,
+) -> None:
+    """Pre-train an encoder on the train tiles of a corpus. Run it again after an interruption: it goes on."""
+    given = locals()
+    options = {name: given[option] for option, name in _OPTION_SETTINGS.items() if given[option] is not None}
+    resolved = settings.resolve(preset, config, options, assignments or ())
+
+    from pipelines.pretrain import pretrain
+
+    outcome = pretrain(corpus, out, resolved, resume, nproc)
+    if outcome is None:  # of several processes, the first has told
+        return
+    _print_pretrain(outcome, out)
+    if outcome.signal == "SIGINT":
+        raise typer.Exit(130)
+
+
+def _print_pretrain(outcome: Any, run: Path) -> None:
+    if outcome.signal:
+        typer.echo(
+            f"stopped by {outcome.signal} after step {outcome.steps} of {outcome.total}; the checkpoint is written, "
+            "the same command goes on from it"
+        )
+    elif outcome.start == outcome.steps:
+        typer.echo(f"nothing to do: the run has its {outcome.steps} steps; more --steps or --epochs train it further")
+    else:
+        typer.echo(
+            f"{outcome.steps - outcome.start} steps in {outcome.seconds:.0f} s, {outcome.tiles_per_s:.0f} tiles/s"
+        )
+    if outcome.metrics:
+        shown = ("loss", "top1_global", "top1_contour", "feature_std", "effective_rank")
+        typer.echo("  " + ", ".join(f"{name} {outcome.metrics[name]:.3g}" for name in shown))
+    for name in ("config.toml", "metrics.jsonl", "tensorboard", "checkpoints"):
+        typer.echo(f"  {run / name}")
+    if not outcome.signal:
+        typer.echo(f"next: dic3l export {run} --out encoder.pt")
+
+
+@dic3l_app.command("export")
+def _export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run (its newest checkpoint) or a checkpoint.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .pt, .pth or .safetensors.")],
+) -> None:
+    """Write the encoder of a run as a torchvision state dict, with a note of what it is (JSON beside it)."""
+    from dic3l.export import export
+
+    note = export(run, out)
+    typer.echo(f"{note['arch']} after {note['steps']} steps on corpus {note['corpus']['name']}")
+    typer.echo(f"  {out}")
+    typer.echo(f"  {out.with_suffix('.json')}")
+
+
+@dic3l_app.command("evaluate")
+def _evaluate(
+    data: Annotated[Path, typer.Option(help="Folder of the labelled data.")],
+    out: Annotated[Path, typer.Option(help="Folder to write evaluation.json and evaluation.md to.")],
+    weights: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WEIGHTS",
+            help="Files of `dic3l export` or torchvision (.pt, .safetensors), or imagenet; random is always compared.",
+        ),
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(help="folder: scenes/ and labels/ (or images/ and masks/) of the same stems; or ombria.")
+    ] = "folder",
+    arch: Annotated[str, typer.Option("--arch", "-a", help="resnet18, resnet34, resnet50 or resnet101.")] = "resnet18",
+    seeds: Annotated[int, typer.Option(help="Repetitions: other splits, pixels and random networks.")] = 3,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Corpus whose dB ranges turn GeoTIFF scenes into codes; default: measured.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="What label values mean: 'water=1,land=2+3'; default: what the labels say.")
+    ] = None,
+    pixels: Annotated[int, typer.Option(help="Pixels that the probe is fitted to.")] = 20_000,
+    test_share: Annotated[float, typer.Option(help="Share of the places that is tested.")] = 0.3,
+    balanced: Annotated[bool, typer.Option(help="Weight each class by 1 / its share in the fit.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Compare frozen weights with a random network by a linear segmentation probe on labelled places."""
+    from pipelines.evaluate import evaluate, markdown
+
+    if layout not in ("folder", "ombria"):
+        raise typer.BadParameter(f"folder or ombria expected, '{layout}' found", param_hint="--layout")
+    result = evaluate(
+        weights or [],
+        data,
+        out,
+        layout,
+        arch,
+        seeds,
+        corpus=corpus,
+        classes=classes,
+        pixels=pixels,
+        test_share=test_share,
+        balanced=balanced,
+        device=device,
+        progress=lambda line: typer.echo(line, err=True),
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        typer.echo(markdown(result))
+        typer.echo(str(out / "evaluation.json"))
+
+
 # ------------------------------------------------------------------------------------------------ entry points
 
 
@@ -376,13 +579,13 @@ def _run(app: Callable[[], None], name: str) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        from dic3l.errors import Dic3lError
-        from sarsense.errors import SarsenseError
+        from dic3l.errors import ConfigError, Dic3lError
+        from sarsense.errors import SarsenseError, SettingError
 
         if debug or not isinstance(error, (Dic3lError, SarsenseError)):
             raise
         typer.echo(f"{name}: error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, (SettingError, ConfigError)) else 1)
 
 
 def run_sarsense() -> None:

@@ -1,17 +1,24 @@
 """Every setting of a pre-training run, as frozen dataclasses. Standard library only, so that `--help` is instant.
 
-A run is a `Config`: a preset, overridden by a TOML file, overridden by the command line. Unknown keys are
-refused with the nearest known name.
+A run is a `Config`: a preset, overridden by a TOML file, overridden by the command line (`resolve`). Unknown names are
+refused with the nearest known one. The resolved settings are saved as TOML, which gives the same settings when read.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import ast
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from dic3l.errors import ConfigError
 
 Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
-Precision = Literal["fp32", "bf16", "fp64"]
+Precision = Literal["auto", "fp32", "bf16", "fp64"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -26,15 +33,28 @@ class ViewConfig:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """smallest and largest width / height of a crop; drawn log-uniformly"""
     jitter_probability: float = 0.8
+    """share of views whose brightness and contrast change"""
     brightness: float = 0.4
     """brightness factor is drawn from 1 -+ this"""
     contrast: float = 0.4
     """contrast factor is drawn from 1 -+ this"""
     blur_probability: float = 0.5
+    """share of views that are blurred"""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """standard deviation of the Gaussian blur, in pixels of the view"""
     flip_probability: float = 0.5
     """left-right flip"""
+
+    def __post_init__(self) -> None:
+        _require(self.crop_size >= 32, "views.crop_size", "at least 32 pixels", self.crop_size)
+        _require(0 < self.area[0] <= self.area[1] <= 1, "views.area", "0 < smallest <= largest <= 1", self.area)
+        _require(0 < self.aspect[0] <= self.aspect[1], "views.aspect", "0 < smallest <= largest", self.aspect)
+        for name in ("jitter_probability", "blur_probability", "flip_probability"):
+            _require(0 <= getattr(self, name) <= 1, f"views.{name}", "from 0 to 1", getattr(self, name))
+        for name in ("brightness", "contrast"):
+            _require(getattr(self, name) >= 0, f"views.{name}", "0 or more", getattr(self, name))
+        low, high = self.blur_sigma
+        _require(0 < low <= high, "views.blur_sigma", "0 < smallest <= largest", self.blur_sigma)
 
 
 @dataclass(frozen=True)
@@ -50,29 +70,51 @@ class BoxConfig:
     candidates: int = 64
     """boxes drawn an image, from which at most `count` are kept"""
 
+    def __post_init__(self) -> None:
+        _require(self.count >= 1, "boxes.count", "1 or more", self.count)
+        _require(self.min_side > 0, "boxes.min_side", "above 0 pixels", self.min_side)
+        _require(0 < self.max_iou <= 1, "boxes.max_iou", "above 0, at most 1", self.max_iou)
+        _require(self.candidates >= 1, "boxes.candidates", "1 or more", self.candidates)
+
 
 @dataclass(frozen=True)
 class MethodConfig:
     """DIC3L: network, queues, losses."""
 
     arch: Arch = "resnet50"
+    """backbone of torchvision: resnet18, resnet34, resnet50 or resnet101"""
     weights: str = "random"
     """initial backbone: 'random', 'imagenet' (through torchvision) or a path to a state dict"""
     embedding_dim: int = 128
-    """D"""
+    """D: length of the vectors that are contrasted"""
     hidden_dim: int = 2048
+    """width of the hidden layer of every head"""
     queue_size: int = 65536
     """K, for the global and for the contour queue"""
     momentum: float = 0.999
     """of the momentum encoder"""
     temperature: float = 0.2
+    """of both contrasts (the published command says 0.2, the published parser 0.07)"""
     weight_global: float = 0.8
+    """of the global contrast in the loss"""
     weight_contour: float = 0.2
+    """of the contour contrast in the loss"""
     weight_instances: float = 5.0
+    """of the matched boxes in the loss"""
     contour_stage: int = 3
     """residual stage (1 to 4) whose pooled features the contour branch contrasts; published: 3"""
     bn_groups: int = 8
     """the batch is normalised in this many groups, whatever the number of processes; a multiple of it"""
+
+    def __post_init__(self) -> None:
+        _require(self.arch in get_args(Arch), "method.arch", f"one of {', '.join(get_args(Arch))}", self.arch)
+        for name in ("embedding_dim", "hidden_dim", "queue_size", "bn_groups"):
+            _require(getattr(self, name) >= 1, f"method.{name}", "1 or more", getattr(self, name))
+        _require(0 <= self.momentum < 1, "method.momentum", "from 0 to below 1", self.momentum)
+        _require(self.temperature > 0, "method.temperature", "above 0", self.temperature)
+        for name in ("weight_global", "weight_contour", "weight_instances"):
+            _require(getattr(self, name) >= 0, f"method.{name}", "0 or more", getattr(self, name))
+        _require(self.contour_stage in (1, 2, 3, 4), "method.contour_stage", "1, 2, 3 or 4", self.contour_stage)
 
 
 @dataclass(frozen=True)
@@ -80,10 +122,21 @@ class OptimConfig:
     """SGD and its schedule (the published one: cosine to zero, no warm-up)."""
 
     lr: float = 0.03
-    """at a global batch of 256; scaled linearly with the batch size"""
+    """learning rate at a batch of 256; scaled linearly with the batch size"""
     sgd_momentum: float = 0.9
+    """momentum of SGD"""
     weight_decay: float = 1e-4
-    warmup_epochs: float = 0.0
+    """pull of every step towards 0"""
+    decay_vectors: bool = True
+    """weight decay also on biases and BatchNorm, as published"""
+    warmup_steps: int = 0
+    """steps in which the learning rate rises linearly to its peak"""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        _require(0 <= self.sgd_momentum < 1, "optim.sgd_momentum", "from 0 to below 1", self.sgd_momentum)
+        _require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
+        _require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or more", self.warmup_steps)
 
 
 @dataclass(frozen=True)
@@ -91,29 +144,236 @@ class TrainConfig:
     """How long, on what, and what is written when."""
 
     epochs: float = 400.0
-    steps: int | None = None
-    """optimiser steps; overrides `epochs` where given"""
+    """passes over the train tiles"""
+    steps: int = 0
+    """optimiser steps; 0: as many as `epochs` say"""
     batch_size: int = 256
-    """global: over all processes"""
+    """tiles a step, over all processes"""
     seed: int = 0
-    precision: Precision = "bf16"
+    """of weights, queues, order, views and boxes"""
+    precision: Precision = "auto"
+    """of the networks' arithmetic: fp32, bf16, fp64, or auto: bf16 where the hardware has it, else fp32"""
     device: Device = "auto"
+    """cpu, cuda, or auto: CUDA where there is one"""
     log_every: int = 10
     """steps between two lines of metrics.jsonl"""
     checkpoint_every: int = 1000
     """steps between two checkpoints"""
     keep: int = 3
-    """checkpoints kept beside `last`"""
+    """newest checkpoints that stay"""
     loader_threads: int = 2
+    """threads of each process that read tiles and render views"""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, "train.epochs", "above 0", self.epochs)
+        _require(self.steps >= 0, "train.steps", "0 or more", self.steps)
+        for name in ("batch_size", "log_every", "checkpoint_every", "keep", "loader_threads"):
+            _require(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
 
 
 @dataclass(frozen=True)
 class Config:
+    """All settings of a run. The defaults are the published ones but for the network, which a preset chooses."""
+
     views: ViewConfig = field(default_factory=ViewConfig)
     boxes: BoxConfig = field(default_factory=BoxConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        side, crop = self.boxes.min_side, self.views.crop_size
+        _require(side <= crop, "boxes.min_side", f"at most views.crop_size, which is {crop}", side)
+        batch, groups = self.train.batch_size, self.method.bn_groups
+        expected = f"a multiple of method.bn_groups, which is {groups}, and at least twice that"
+        # a group of one image has no statistics of its own
+        _require(batch % groups == 0 and batch >= 2 * groups, "train.batch_size", expected, batch)
 
-__all__ = ["BoxConfig", "Config", "MethodConfig", "OptimConfig", "Path", "TrainConfig", "ViewConfig"]
+
+def _require(holds: bool, name: str, expected: str, found: object) -> None:
+    if not holds:
+        raise ConfigError(f"{name}: expected {expected}, found {found}")
+
+
+Preset = Literal["paper", "smoke"]
+PRESETS: dict[Preset, dict[str, Any]] = {
+    # the published command; all else (448 px, temperature 0.2, cosine over 400 epochs, ...) are the defaults above
+    "paper": {"method.arch": "resnet101", "method.weights": "imagenet"},
+    # a few minutes on two CPU cores: small network, small views, a queue for corpora of a thousand tiles
+    "smoke": {
+        "views.crop_size": 96,
+        "boxes.min_side": 24.0,  # at stride 32 the feature map is 3 x 3
+        "method.arch": "resnet18",
+        "method.hidden_dim": 512,
+        "method.queue_size": 512,
+        "method.momentum": 0.99,
+        "method.bn_groups": 4,
+        "optim.lr": 0.12,
+        "optim.warmup_steps": 40,
+        "train.steps": 400,
+        "train.batch_size": 64,
+        "train.checkpoint_every": 100,
+    },
+}
+DEFAULT_PRESET: Preset = "paper"
+
+
+def names() -> list[str]:
+    """Every setting as section.key, in order."""
+    sections = get_type_hints(Config)
+    return [f"{section}.{item.name}" for section, kind in sections.items() for item in fields(kind)]
+
+
+def value_of(config: Config, name: str) -> Any:
+    """The value of a setting by its section.key."""
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
+
+
+def notes() -> dict[str, str]:
+    """What each setting means, by section.key: the strings beneath the fields above."""
+    of_class: dict[str, dict[str, str]] = {}
+    for statement in ast.parse(Path(__file__).read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.ClassDef):
+            found = of_class[statement.name] = {}
+            for before, after in zip(statement.body, statement.body[1:], strict=False):
+                if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr):
+                    found[ast.unparse(before.target)] = ast.literal_eval(after.value)
+    sections = get_type_hints(Config)
+    return {f"{s}.{key}": text for s, kind in sections.items() for key, text in of_class[kind.__name__].items()}
+
+
+# --------------------------------------------------------------------------------------------------- overriding
+
+
+def preset(name: str) -> Config:
+    """The settings of a preset."""
+    if name not in PRESETS:
+        raise ConfigError(f"--preset: expected one of {', '.join(PRESETS)}, found '{name}'")
+    return override(Config(), [(f"preset {name}", PRESETS[name])])
+
+
+def resolve(
+    preset_name: str = DEFAULT_PRESET,
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    assignments: Iterable[str] = (),
+) -> Config:
+    """Preset, then TOML file, then options by section.key, then 'section.key=value' texts: the later wins."""
+    layers: list[tuple[str, Mapping[str, Any]]] = [] if file is None else [(str(file), read_toml(file))]
+    layers.append(("command line", options or {}))
+    layers.append(("--set", dict(_assignment(text) for text in assignments)))
+    return override(preset(preset_name), layers)
+
+
+def override(config: Config, layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Config:
+    """`config` with the values of each layer (where it comes from, {section.key: value}); checked once, at the end."""
+    changes: dict[str, dict[str, Any]] = {}
+    sections = get_type_hints(Config)
+    for source, layer in layers:
+        if "train.epochs" in layer and "train.steps" not in layer:
+            layer = {**layer, "train.steps": 0}  # who asks for epochs does not want the steps of an earlier layer
+        for name, value in layer.items():
+            if name not in names():
+                raise ConfigError(f"{source}: unknown setting '{name}'; {_nearest(name)}")
+            section, key = name.split(".")
+            hint = get_type_hints(sections[section])[key]
+            changes.setdefault(section, {})[key] = _coerce(value, hint, f"{source}: {name}")
+    return replace(config, **{name: replace(getattr(config, name), **new) for name, new in changes.items()})
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """'section.key=value' -> name and value; the value as in TOML, or a plain word."""
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ConfigError(f"--set: expected section.key=value, found '{text}'")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()
+
+
+def _nearest(name: str) -> str:
+    known = names()
+    same_key = [other for other in known if other.split(".")[1] == name.split(".")[-1]]
+    near = same_key or difflib.get_close_matches(name, known, 1)
+    if not near:
+        keys = difflib.get_close_matches(name.split(".")[-1], [other.split(".")[1] for other in known], 1)
+        near = [other for other in known if other.split(".")[1] in keys]
+    return f"did you mean '{near[0]}'?" if near else "`dic3l pretrain --help` lists all settings"
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the type of its field; ConfigError where it is of another."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"{name}: expected one of {', '.join(get_args(hint))}, found {value!r}")
+        return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise ConfigError(f"{name}: expected two numbers [low, high], found {value!r}")
+        return tuple(_coerce(item, float, name) for item in value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value)
+    if type(value) is not hint:
+        expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
+        raise ConfigError(f"{name}: expected {expected}, found {value!r}")
+    return value
+
+
+# --------------------------------------------------------------------------------------------------------- TOML
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """{section.key: value} of a TOML file of settings."""
+    try:
+        return _flat(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: settings cannot be read: {error.strerror or error}") from error
+
+
+def from_toml(text: str, source: str) -> Config:
+    """The settings that `to_toml` wrote; defaults where it says nothing. `source`: named in errors."""
+    return override(Config(), [(source, _flat(text, source))])
+
+
+def _flat(text: str, source: str) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from error
+    flat: dict[str, Any] = {}
+    for section, values in content.items():
+        if isinstance(values, dict):
+            flat |= {f"{section}.{key}": value for key, value in values.items()}
+        else:
+            flat[section] = values
+    return flat
+
+
+def to_toml(config: Config) -> str:
+    """All settings as TOML, in order: same settings, same text."""
+    lines = []
+    for section, values in asdict(config).items():
+        lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, str):
+        # JSON's strings are TOML's, but for one control character
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """{section.key: (old value, new value)} of the settings that differ."""
+    pairs = {name: (value_of(old, name), value_of(new, name)) for name in names()}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

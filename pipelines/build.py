@@ -13,25 +13,36 @@ import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 import sarsense
-from pipelines.tasks import Runner, open_runner
+from pipelines.cluster import Runner, open_runner
+from pipelines.entries import (
+    BuildSummary,
+    Entry,
+    identity_hash,
+    inputs_digest,
+    left_out,
+    list_entries,
+    nothing_usable,
+    scene_row,
+    summarise,
+    why_no_tile,
+)
+from pipelines.tasks import cut_task, measure_task, scan_task, shard_task
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, corpus_digest, open_corpus, write_manifest, write_tables
-from sarsense.cut import cut_scene, scene_id
+from sarsense.cut import scene_id
 from sarsense.dedup import duplicate_row, exact_duplicates
-from sarsense.errors import CorpusError, SarsenseError, SceneError
+from sarsense.errors import CorpusError, SarsenseError
 from sarsense.files import read_json, write_json
-from sarsense.measure import Measurement, measure_scene
+from sarsense.measure import Measurement
 from sarsense.normalize import GroupRange, group_range
-from sarsense.scene import Scene, describe_scene
-from sarsense.shards import Shard, write_shard
-from sarsense.sources import SourceFile, list_sources
+from sarsense.scene import Scene
+from sarsense.shards import Shard
+from sarsense.sources import SourceFile
 
 STAGES = ("scan", "measure", "cut", "shard", "seal")
 
@@ -43,53 +54,11 @@ class Progress(Protocol):
     def advance(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class BuildSummary:
-    """What a build did, for a person or for a machine."""
-
-    out: str
-    name: str
-    digest: str
-    files: int
-    sidecars: int
-    scenes_used: int
-    scenes_duplicate: int
-    scenes_refused: int
-    reasons: dict[str, int]
-    """a reason without its particulars -> scenes refused for it"""
-    tiles: dict[str, int]
-    """split -> tiles"""
-    tiles_left_out: dict[str, int]
-    """no_data, flat, guard, duplicate -> windows that are not in the corpus"""
-    shards: int
-    bytes: int
-    seconds: float
-
-
-@dataclass
-class _Entry:
-    """A file on its way through the stages. `scene` is None once it is refused, `reason` says why."""
-
-    file: SourceFile
-    status: str = "refused"
-    reason: str = ""
-    scene: Scene | None = None
-    measurement: Measurement | None = None
-    identity: str | None = None
-    rows: list[dict[str, Any]] | None = None
-    cut: dict[str, int] | None = None
-    codes: Path | None = None
-    duplicates: int = 0
-
-    def refuse(self, reason: str) -> None:
-        self.status, self.reason = "refused", reason
-
-
 def scan(sources: list[str], config: BuildConfig, workers: int = 0) -> list[dict[str, Any]]:
     """What each file of the sources is, as rows of scenes.parquet (nothing is written)."""
     import tempfile
 
-    entries = _entries(sources, None)
+    entries = list_entries(sources, None)
     with (
         tempfile.TemporaryDirectory(prefix="sarsense-scan-") as scratch,
         open_runner(workers, None) as runner,
@@ -98,7 +67,7 @@ def scan(sources: list[str], config: BuildConfig, workers: int = 0) -> list[dict
     for entry in entries:
         if entry.scene is not None:
             entry.status = "usable"
-    return [_scene_row(entry) for entry in entries]
+    return [scene_row(entry) for entry in entries]
 
 
 def build(
@@ -117,11 +86,12 @@ def build(
     started = time.monotonic()
     progress = progress or _Silent()
     _check_output(out)
-    entries = _entries(sources, out)
+    entries = list_entries(sources, out)
     work = out / ".build"
     finished = _finished(out, entries, config)
     if finished is not None:
-        return _summary(finished, entries, time.monotonic() - started)
+        _clean(work)  # a build killed in its last moment leaves it
+        return summarise(finished, entries, time.monotonic() - started, already_built=True)
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -134,78 +104,16 @@ def build(
         _cut_all(entries, ranges, config, work, runner, progress)
         tiles, tile_duplicates = _drop_duplicate_tiles(entries)
         if not tiles:
-            raise SarsenseError(_nothing_usable(sources, entries))
-        shards = _shard_all(tiles, entries, ranges, out, config, work, runner, progress)
+            raise SarsenseError(nothing_usable(sources, entries))
+        shards = _shard_all(tiles, ranges, out, config, work, runner, progress)
     progress.stage("seal", 1)
     corpus = _seal(out, entries, tiles, scene_duplicates + tile_duplicates, shards, ranges, config)
-    shutil.rmtree(work / "cut", ignore_errors=True)
+    _clean(work)
     progress.advance()
-    return _summary(corpus, entries, time.monotonic() - started)
-
-
-# ---------------------------------------------------------------------------------------------------- tasks
-# Each runs on a worker, writes one JSON file and returns nothing: results are read back from disk.
-
-
-def scan_task(path: str, relative: str, config: BuildConfig, result: Path) -> None:
-    _record(result, lambda: {"scene": describe_scene(path, relative, config).to_json()})
-
-
-def measure_task(scene: Scene, result: Path) -> None:
-    _record(result, lambda: {"measurement": measure_scene(scene).to_json()})
-
-
-def cut_task(
-    scene: Scene,
-    measurement: Measurement,
-    ranges: dict[str, GroupRange],
-    config: BuildConfig,
-    codes: Path,
-    result: Path,
-) -> None:
-    _record(result, lambda: asdict(cut_scene(scene, measurement, ranges, config, codes)))
-
-
-def shard_task(
-    root: Path,
-    relative: str,
-    split: str,
-    tiles: list[tuple[str, int, dict[str, Any]]],
-    shape: tuple[int, ...],
-    result: Path,
-) -> None:
-    """Write one shard. `tiles`: file of codes, place in it, description (its key is the sample's)."""
-
-    def samples() -> Any:
-        size = int(np.prod(shape))
-        for codes, index, description in tiles:
-            pixels = np.memmap(codes, np.uint8, "r", offset=index * size, shape=shape)
-            yield description["key"], np.asarray(pixels), description
-
-    shard, offsets = write_shard(root, relative, split, samples())
-    write_json(result, {"shard": asdict(shard), "offsets": offsets})
-
-
-def _record(result: Path, compute: Callable[[], dict[str, Any]]) -> None:
-    """Write what `compute` returns, or why it refused the scene. A bad scene never ends a build."""
-    try:
-        value = compute()
-    except SceneError as error:
-        value = {"refused": str(error)}
-    except (MemoryError, ArithmeticError, ValueError, LookupError, TypeError) as error:
-        value = {"refused": f"unexpected {type(error).__name__} while reading it: {error}"}
-    write_json(result, value)
+    return summarise(corpus, entries, time.monotonic() - started, already_built=False)
 
 
 # --------------------------------------------------------------------------------------------------- stages
-
-
-def _entries(sources: list[str], out: Path | None) -> list[_Entry]:
-    entries = [_Entry(file) for file in list_sources(sources, exclude=out)]
-    for entry in entries:
-        if not entry.file.is_raster:
-            entry.status, entry.reason = "sidecar", "not a raster"
-    return entries
 
 
 def _run_stage(
@@ -213,8 +121,8 @@ def _run_stage(
     runner: Runner,
     progress: Progress,
     task: Callable[..., None],
-    jobs: list[tuple[_Entry, Path, tuple[Any, ...]]],
-) -> list[tuple[_Entry, dict[str, Any]]]:
+    jobs: list[tuple[Entry, Path, tuple[Any, ...]]],
+) -> list[tuple[Entry, dict[str, Any]]]:
     """Run `task(*arguments, result)` for the jobs whose result is not there yet; entry and result of those that
     were not refused."""
     progress.stage(name, len(jobs))
@@ -248,26 +156,26 @@ def _run_stage(
     return results
 
 
-def _scan_all(entries: list[_Entry], config: BuildConfig, work: Path, runner: Runner, progress: Progress) -> None:
+def _scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Runner, progress: Progress) -> None:
     decisive = [config.tile_size, config.unit, config.allow_unplaced, config.polarisations]
     jobs = []
     for entry in entries:
         if entry.status != "sidecar":
             stat = Path(entry.file.path).stat()
             identity = [entry.file.path, entry.file.relative, stat.st_size, stat.st_mtime_ns, decisive]
-            result = work / "scan" / f"{_hash(identity)}.json"
+            result = work / "scan" / f"{identity_hash(identity)}.json"
             jobs.append((entry, result, (entry.file.path, entry.file.relative, config)))
     for entry, value in _run_stage("scan", runner, progress, scan_task, jobs):
         entry.scene = Scene.from_json(value["scene"])
 
 
-def _measure_all(entries: list[_Entry], work: Path, runner: Runner, progress: Progress) -> None:
+def _measure_all(entries: list[Entry], work: Path, runner: Runner, progress: Progress) -> None:
     jobs = []
     for entry in entries:
         if entry.scene is not None:
             stat = Path(entry.file.path).stat()
             identity = [entry.scene.to_json(), stat.st_size, stat.st_mtime_ns]
-            jobs.append((entry, work / "measure" / f"{_hash(identity)}.json", (entry.scene,)))
+            jobs.append((entry, work / "measure" / f"{identity_hash(identity)}.json", (entry.scene,)))
     for entry, value in _run_stage("measure", runner, progress, measure_task, jobs):
         assert entry.scene is not None
         entry.measurement = Measurement.from_json(value["measurement"])
@@ -275,7 +183,7 @@ def _measure_all(entries: list[_Entry], work: Path, runner: Runner, progress: Pr
         entry.status = "used"
 
 
-def _drop_duplicate_scenes(entries: list[_Entry]) -> list[Any]:
+def _drop_duplicate_scenes(entries: list[Entry]) -> list[Any]:
     """Scenes with the same values at the same place: the smallest path is kept."""
     used = {entry.file.path: entry for entry in entries if entry.status == "used"}
     by_relative = sorted(used.values(), key=lambda e: (e.file.relative, e.file.path))
@@ -289,7 +197,7 @@ def _drop_duplicate_scenes(entries: list[_Entry]) -> list[Any]:
     return rows
 
 
-def _ranges(entries: list[_Entry]) -> dict[str, GroupRange]:
+def _ranges(entries: list[Entry]) -> dict[str, GroupRange]:
     groups = defaultdict(list)
     for entry in entries:
         if entry.status == "used" and entry.scene and entry.measurement:
@@ -299,7 +207,7 @@ def _ranges(entries: list[_Entry]) -> dict[str, GroupRange]:
 
 
 def _cut_all(
-    entries: list[_Entry],
+    entries: list[Entry],
     ranges: dict[str, GroupRange],
     config: BuildConfig,
     work: Path,
@@ -313,7 +221,7 @@ def _cut_all(
         if entry.status == "used" and entry.scene and entry.measurement:
             mine = {name: ranges[name] for name in sorted({entry.scene.group(b) for b in entry.scene.bands})}
             bounds = {name: asdict(bound) for name, bound in mine.items()}
-            stem = _hash([entry.scene.to_json(), entry.measurement.to_json(), bounds, decisive])
+            stem = identity_hash([entry.scene.to_json(), entry.measurement.to_json(), bounds, decisive])
             entry.codes = work / "cut" / f"{stem}.codes"
             arguments = (entry.scene, entry.measurement, mine, config, entry.codes)
             jobs.append((entry, work / "cut" / f"{stem}.json", arguments))
@@ -321,21 +229,10 @@ def _cut_all(
         entry.rows = value.pop("rows")
         entry.cut = value
         if not entry.rows:
-            entry.refuse(_why_no_tile(value, config))
+            entry.refuse(why_no_tile(value, config))
 
 
-def _why_no_tile(cut: dict[str, int], config: BuildConfig) -> str:
-    parts = []
-    if cut["no_data"]:
-        parts.append(f"{cut['no_data']} with less than {config.min_valid:.0%} valid pixels (--min-valid)")
-    if cut["flat"]:
-        parts.append(f"{cut['flat']} with one value only")
-    if cut["guard"]:
-        parts.append(f"{cut['guard']} across the border of train and val cells (--cell-km, --val-share)")
-    return f"no window makes a tile: {', '.join(parts)}"
-
-
-def _drop_duplicate_tiles(entries: list[_Entry]) -> tuple[list[dict[str, Any]], list[Any]]:
+def _drop_duplicate_tiles(entries: list[Entry]) -> tuple[list[dict[str, Any]], list[Any]]:
     """All tiles that stay, and rows for those that repeat another to the bit (the smallest key is kept)."""
     tiles = []
     for entry in entries:
@@ -354,7 +251,6 @@ def _drop_duplicate_tiles(entries: list[_Entry]) -> tuple[list[dict[str, Any]], 
 
 def _shard_all(
     tiles: list[dict[str, Any]],
-    entries: list[_Entry],
     ranges: dict[str, GroupRange],
     out: Path,
     config: BuildConfig,
@@ -362,8 +258,10 @@ def _shard_all(
     runner: Runner,
     progress: Progress,
 ) -> list[Shard]:
-    """Put the tiles into shards, in a seeded order that mixes scenes; adds shard, offset and bytes to each."""
-    by_key = {tile["key"]: tile for tile in tiles}
+    """Put the tiles into shards, in a seeded order that mixes scenes.
+
+    Replaces the content of `tiles` by the tiles in the order of the shards, with shard, offset and bytes.
+    """
     shape = (config.tile_size, config.tile_size)
     size = config.tile_size**2
     a_shard = max(1, config.shard_mib * 2**20 // (size + 4096))
@@ -375,37 +273,44 @@ def _shard_all(
             relative = f"{split}/{config.name}-{split}-{number:06d}.tar"
             plan.append((relative, split, mine[first : first + a_shard]))
     jobs = []
-    results = []
     for relative, split, members in plan:
         described = [(str(t["codes"]), t["index"], _description(t, ranges)) for t in members]
-        identity = _hash([relative, [d for _, _, d in described], [t["content_hash"] for t in members]])
+        identity = identity_hash([relative, [d for _, _, d in described], [t["content_hash"] for t in members]])
         result = work / "shard" / f"{identity}.json"
-        results.append(result)
-        if result.exists() and not (out / relative).exists():
-            result.unlink()
-        jobs.append((_Entry(SourceFile("", relative, False)), result, (out, relative, split, described, shape)))
-    _clear_other_shards(out, {relative for relative, _, _ in plan})
+        if not (result.exists() and (out / relative).exists()):
+            result.unlink(missing_ok=True)
+            # by file, not through the scheduler: a plan of small tiles is megabytes long
+            write_json(result.with_suffix(".plan"), described)
+        arguments = (out, relative, split, result.with_suffix(".plan"), shape)
+        jobs.append((Entry(SourceFile("", relative, False)), result, arguments))
+    _clear_other_plans(out, work, {relative for relative, _, _ in plan}, {result.stem for _, result, _ in jobs})
     _run_stage("shard", runner, progress, shard_task, jobs)
     shards = []
-    ordered = []
-    for (relative, _, members), result in zip(plan, results, strict=True):
+    tiles.clear()
+    for (relative, _, members), (_, result, _) in zip(plan, jobs, strict=True):
         if not result.exists():
             raise SarsenseError(f"{out / relative}: could not be written; run the same command again")
         value = read_json(result)
         shards.append(Shard(**value["shard"]))
         for tile, offset in zip(members, value["offsets"], strict=True):
-            tile.update(shard=relative, offset=offset, bytes=size)
-            ordered.append(by_key[tile["key"]])
-    tiles[:] = ordered
+            tiles.append({**tile, "shard": relative, "offset": offset, "bytes": size})
     return shards
 
 
-def _clear_other_shards(out: Path, wanted: set[str]) -> None:
-    """Remove shards of an earlier, unfinished plan: a shard that corpus.json does not name would be litter."""
-    for split in ("train", "val"):
-        for path in (out / split).glob("*.tar"):
-            if path.relative_to(out).as_posix() not in wanted:
-                path.unlink()
+def _clear_other_plans(out: Path, work: Path, shards: set[str], identities: set[str]) -> None:
+    """Remove what an earlier, unfinished run with another plan left: its shards, their records, temporary files."""
+    for path in [*(out / "train").glob("*"), *(out / "val").glob("*")]:
+        if path.relative_to(out).as_posix() not in shards:
+            path.unlink()
+    for path in (work / "shard").glob("*"):
+        if path.stem not in identities:
+            path.unlink()
+
+
+def _clean(work: Path) -> None:
+    """Remove what a finished corpus needs no more; what was scanned and measured stays."""
+    for name in ("cut", "shard"):
+        shutil.rmtree(work / name, ignore_errors=True)
 
 
 def _description(tile: dict[str, Any], ranges: dict[str, GroupRange]) -> dict[str, Any]:
@@ -428,7 +333,7 @@ def _description(tile: dict[str, Any], ranges: dict[str, GroupRange]) -> dict[st
 
 def _seal(
     out: Path,
-    entries: list[_Entry],
+    entries: list[Entry],
     tiles: list[dict[str, Any]],
     duplicates: list[Any],
     shards: list[Shard],
@@ -437,7 +342,7 @@ def _seal(
 ) -> Corpus:
     """Write the tables, then corpus.json: from here on it is a corpus."""
     rows = [{**tile, "footprint": bytes.fromhex(tile["footprint"]) if tile["footprint"] else None} for tile in tiles]
-    write_tables(out, rows, [_scene_row(entry) for entry in entries], duplicates)
+    write_tables(out, rows, [scene_row(entry) for entry in entries], duplicates)
     used = {tile["group"] for tile in tiles}
     manifest = {
         "name": config.name,
@@ -445,50 +350,15 @@ def _seal(
         "digest": corpus_digest((t["key"], t["split"], t["content_hash"]) for t in tiles),
         "sarsense": sarsense.__version__,
         "config": asdict(config),
-        "inputs": _inputs_digest(entries),
+        "inputs": inputs_digest(entries),
         "tile_shape": [1, config.tile_size, config.tile_size],
         "groups": {name: asdict(bounds) for name, bounds in ranges.items() if name in used},
         "splits": dict(Counter(tile["split"] for tile in tiles)),
         "scenes": dict(Counter(entry.status for entry in entries)),
-        "tiles_left_out": _left_out(entries),
+        "tiles_left_out": left_out(entries),
     }
     write_manifest(out, manifest, shards)
     return open_corpus(out)
-
-
-def _scene_row(entry: _Entry) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "path": entry.file.relative,
-        "status": entry.status,
-        "reason": entry.reason or None,
-        "scene": entry.identity,
-        "tiles_duplicate": entry.duplicates,
-    }
-    scene, measured = entry.scene, entry.measurement
-    if scene is not None:
-        row |= {
-            name: getattr(scene, name)
-            for name in ["product", "sensor", "mode", "datetime", "width", "height", "dtype", "crs"]
-        }
-        row |= {
-            "geometry": "affine" if scene.transform else "gcps" if scene.gcps else "unplaced",
-            "polarisations": [band.polarisation for band in scene.bands],
-            "units": [band.unit for band in scene.bands],
-            "quantities": [band.quantity for band in scene.bands],
-            "evidence": [band.evidence for band in scene.bands],
-            "notes": list(scene.notes),
-        }
-    if measured is not None:
-        row |= {
-            "enl": [band.enl for band in measured.bands],
-            "mean_db": [band.mean_db for band in measured.bands],
-            "valid_fraction": float(np.mean([band.valid_fraction for band in measured.bands])),
-            "content_hash": measured.content_hash,
-        }
-    if entry.cut is not None:
-        row |= {f"tiles_{name}": entry.cut[name] for name in ("no_data", "flat", "guard")}
-        row["tiles"] = len(entry.rows or []) - entry.duplicates
-    return row
 
 
 # ----------------------------------------------------------------------------------------- output and summary
@@ -506,13 +376,13 @@ def _check_output(out: Path) -> None:
         )
 
 
-def _finished(out: Path, entries: list[_Entry], config: BuildConfig) -> Corpus | None:
+def _finished(out: Path, entries: list[Entry], config: BuildConfig) -> Corpus | None:
     """The corpus that is already there, when this very build made it; CorpusError when another one did."""
     if not (out / "corpus.json").is_file():
         return None
     corpus = open_corpus(out)
     same_config = corpus.manifest["config"] == json.loads(json.dumps(asdict(config)))
-    if same_config and corpus.manifest["inputs"] == _inputs_digest(entries):
+    if same_config and corpus.manifest["inputs"] == inputs_digest(entries):
         for entry, row in zip(entries, corpus.scenes.to_pylist(), strict=True):
             entry.status, entry.reason = row["status"], row["reason"] or ""
         return corpus
@@ -521,58 +391,6 @@ def _finished(out: Path, entries: list[_Entry], config: BuildConfig) -> Corpus |
         f"{out}: holds the finished corpus '{corpus.name}' made from {what}; "
         "choose another --out, or delete the folder first"
     )
-
-
-def _inputs_digest(entries: list[_Entry]) -> str:
-    """Names and sizes of the files: tells whether a finished corpus is that of these sources."""
-    return _hash([[e.file.relative, Path(e.file.path).stat().st_size] for e in entries])
-
-
-def _left_out(entries: list[_Entry]) -> dict[str, int]:
-    total: Counter[str] = Counter(no_data=0, flat=0, guard=0, duplicate=0)
-    for entry in entries:
-        total.update(entry.cut or {})
-        total["duplicate"] += entry.duplicates
-    return dict(total)
-
-
-def _summary(corpus: Corpus, entries: list[_Entry], seconds: float) -> BuildSummary:
-    status = Counter(entry.status for entry in entries)
-    reasons = Counter(_reason_kind(e.reason) for e in entries if e.status == "refused")
-    return BuildSummary(
-        out=str(corpus.root),
-        name=corpus.name,
-        digest=corpus.digest,
-        files=len(entries),
-        sidecars=status["sidecar"],
-        scenes_used=status["used"],
-        scenes_duplicate=status["duplicate"],
-        scenes_refused=status["refused"],
-        reasons=dict(reasons.most_common()),
-        tiles=corpus.manifest["splits"],
-        tiles_left_out=corpus.manifest["tiles_left_out"],
-        shards=len(corpus.shards),
-        bytes=sum(shard.bytes for shard in corpus.shards),
-        seconds=round(seconds, 1),
-    )
-
-
-def _reason_kind(reason: str) -> str:
-    return reason.split(":")[0].split(";")[0].split("(")[0].strip()
-
-
-def _nothing_usable(sources: list[str], entries: list[_Entry]) -> str:
-    refused = [entry for entry in entries if entry.status == "refused"]
-    if not refused:
-        return f"{', '.join(sources)}: no tile left after duplicates were dropped"
-    first = refused[0]
-    more = f" (and {len(refused) - 1} more; `sarsense scan` lists them all)" if len(refused) > 1 else ""
-    return f"no usable scene in {', '.join(sources)}: {first.file.relative}: {first.reason}{more}"
-
-
-def _hash(value: Any) -> str:
-    text = json.dumps([sarsense.__version__, value], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 class _Silent:

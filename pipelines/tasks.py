@@ -1,103 +1,73 @@
-"""Running independent tasks: in this process, or on a Dask cluster, with one interface.
-
-Tasks write their results to disk; only small plain values travel through the scheduler. At most a few tasks a
-worker are in flight, so that a million of them never sit in the scheduler at once.
-"""
+"""The tasks of a build. Each runs on a worker, writes one JSON file and returns nothing: results are read from disk."""
 
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-from sarsense.errors import SarsenseError
+import numpy as np
 
-_IN_FLIGHT_PER_WORKER = 4
-_RETRIES = 2
-
-
-class Runner(Protocol):
-    """Calls `task` on each item and hands (item index, result or exception) to `done`, in order of completion."""
-
-    def run(
-        self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], done: Callable[[int, Any], None]
-    ) -> None: ...
+from sarsense.config import BuildConfig
+from sarsense.cut import cut_scene
+from sarsense.errors import SceneError
+from sarsense.files import read_json, write_json
+from sarsense.measure import Measurement, measure_scene
+from sarsense.normalize import GroupRange
+from sarsense.scene import Scene, describe_scene
+from sarsense.shards import write_shard
 
 
-class InlineRunner:
-    """One after the other, in this process."""
-
-    def run(self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], done: Callable[[int, Any], None]) -> None:
-        for index, item in enumerate(items):
-            done(index, task(*item))
+def scan_task(path: str, relative: str, config: BuildConfig, result: Path) -> None:
+    _record(result, lambda: {"scene": describe_scene(path, relative, config).to_json()})
 
 
-class DaskRunner:
-    """On the workers of a Dask cluster. A task whose worker dies is retried; one that kills several is given up."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def run(self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], done: Callable[[int, Any], None]) -> None:
-        from distributed import as_completed
-
-        waiting = iter(enumerate(items))
-        pending: dict[str, int] = {}
-        completed = as_completed()
-
-        def submit_next() -> None:
-            for index, item in waiting:
-                future = self._client.submit(task, *item, retries=_RETRIES, pure=False)
-                pending[future.key] = index
-                completed.add(future)
-                return
-
-        workers = max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
-        for _ in range(workers * _IN_FLIGHT_PER_WORKER):
-            submit_next()
-        for future in completed:
-            error = future.exception()
-            done(pending.pop(future.key), error if error is not None else future.result())
-            submit_next()
+def measure_task(scene: Scene, result: Path) -> None:
+    _record(result, lambda: {"measurement": measure_scene(scene).to_json()})
 
 
-@contextmanager
-def open_runner(workers: int, scheduler: str | None) -> Iterator[Runner]:
-    """A runner with `workers` local processes (0: this process), or on the cluster at `scheduler`."""
-    if scheduler is None and workers == 0:
-        yield InlineRunner()
-        return
-    import dask
-    from distributed import Client, LocalCluster
-
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout="20s")
-        except OSError as error:
-            raise SarsenseError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from error
-        with client:
-            yield DaskRunner(client)
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="sarsense-dask-") as scratch,
-        dask.config.set({"distributed.worker.daemon": True}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,  # GDAL and NumPy keep one core busy; a process each keeps their memory apart
-            memory_limit="auto",
-            dashboard_address=None,
-            local_directory=scratch,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield DaskRunner(client)
+def cut_task(
+    scene: Scene,
+    measurement: Measurement,
+    ranges: dict[str, GroupRange],
+    config: BuildConfig,
+    codes: Path,
+    result: Path,
+) -> None:
+    _record(result, lambda: asdict(cut_scene(scene, measurement, ranges, config, codes)))
 
 
-def default_workers() -> int:
-    """One process a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def shard_task(
+    root: Path,
+    relative: str,
+    split: str,
+    plan: Path,
+    shape: tuple[int, ...],
+    result: Path,
+) -> None:
+    """Write one shard. `plan`: JSON list of file of codes, place in it, description (its key is the sample's)."""
+
+    def samples() -> Any:
+        size = int(np.prod(shape))
+        for codes, index, description in read_json(plan):
+            with Path(codes).open("rb") as file:
+                file.seek(index * size)
+                pixels = np.frombuffer(file.read(size), np.uint8).reshape(shape)
+            yield description["key"], pixels, description
+
+    shard, offsets = write_shard(root, relative, split, samples())
+    write_json(result, {"shard": asdict(shard), "offsets": offsets})
+
+
+def _record(result: Path, compute: Callable[[], dict[str, Any]]) -> None:
+    """Write what `compute` returns, or why it refused the scene. A bad scene never ends a build."""
+    try:
+        value = compute()
+    except SceneError as error:
+        value = {"refused": str(error)}
+    except OSError:
+        raise  # reading errors are SceneErrors by now: this is our own disk, and no scene is to blame
+    except Exception as error:
+        value = {"refused": f"unexpected {type(error).__name__} while reading it: {error}"}
+    write_json(result, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sarsense.errors import SarsenseError
+from sarsense.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -54,4 +54,4 @@ class BuildConfig:
 
 def _require(holds: bool, option: str, expected: str, found: object) -> None:
     if not holds:
-        raise SarsenseError(f"{option}: {expected} expected, {found!r} found")
+        raise SettingError(f"{option}: {expected} expected, {found!r} found")

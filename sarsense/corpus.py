@@ -110,10 +110,10 @@ class Corpus:
 
     def tiles(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of tiles.parquet in the order of the shards, of one split or of all."""
-        wanted = None if columns is None else [*columns, "split"]
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "split"]))
         table = pq.read_table(self.root / "tiles.parquet", columns=wanted)
         if split is not None:
-            table = table.filter(pc.equal(table["split"], split))
+            table = table.filter(pc.field("split") == split)
         return table
 
     @cached_property
@@ -158,22 +158,26 @@ def corpus_digest(tiles: Iterable[tuple[str, str, str]]) -> str:
 
 def write_tables(
     root: Path,
-    tiles: list[Mapping[str, Any]],
-    scenes: list[Mapping[str, Any]],
-    duplicates: list[Mapping[str, Any]],
+    tiles: Sequence[Mapping[str, Any]],
+    scenes: Sequence[Mapping[str, Any]],
+    duplicates: Sequence[Mapping[str, Any]],
 ) -> None:
     """tiles.parquet (GeoParquet 1.1), scenes.parquet and duplicates.parquet, each atomically."""
-    _write_parquet(root / "tiles.parquet", _geo(pa.Table.from_pylist(tiles, TILE_SCHEMA)))  # type: ignore[arg-type]
-    _write_parquet(root / "scenes.parquet", pa.Table.from_pylist(scenes, SCENE_SCHEMA))  # type: ignore[arg-type]
+    _write_parquet(root / "tiles.parquet", _geo(_table(tiles, TILE_SCHEMA)))
+    _write_parquet(root / "scenes.parquet", _table(scenes, SCENE_SCHEMA))
     _write_parquet(
         root / "duplicates.parquet",
-        pa.Table.from_pylist(duplicates, DUPLICATE_SCHEMA),  # type: ignore[arg-type]
+        _table(duplicates, DUPLICATE_SCHEMA),
     )
 
 
 def write_manifest(root: Path, manifest: dict[str, Any], shards: list[Shard]) -> None:
     """corpus.json: its presence says that everything else is there and whole."""
     write_json(root / "corpus.json", {**manifest, "format": FORMAT, "shards": [asdict(s) for s in shards]})
+
+
+def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema)
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:

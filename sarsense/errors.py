@@ -18,3 +18,7 @@ class CorpusError(SarsenseError):
 
 class ShardError(CorpusError):
     """A shard that is missing, truncated, or differs from what the corpus says of it."""
+
+
+class SettingError(SarsenseError):
+    """An option out of range. The command line ends with exit code 2, as for wrong usage."""

@@ -37,8 +37,7 @@ class _Collector(logging.Handler):
 def open_raster(path: str) -> Iterator[tuple[Any, list[str]]]:
     """Open `path` for reading: yields the rasterio dataset and a list that collects GDAL's warnings.
 
-    Raises SceneError, naming the file and GDAL's reason, when it cannot be opened or when a read inside the
-    block fails.
+    Raises SceneError with GDAL's reason when it cannot be opened or when a read inside the block fails.
     """
     collector = _Collector()
     propagate = _RASTERIO_LOG.propagate
@@ -54,14 +53,23 @@ def open_raster(path: str) -> Iterator[tuple[Any, list[str]]]:
             with rasterio.open(path) as dataset:
                 yield dataset, collector.messages
     except (RasterioError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        details = [message for message in collector.messages if message not in reason]
-        if details:
-            reason += f" ({' '.join(details[-1].split())})"
-        raise SceneError(f"GDAL cannot read it: {reason}") from error
+        raise SceneError(_why_unreadable(error)) from error
     finally:
         _RASTERIO_LOG.removeHandler(collector)
         _RASTERIO_LOG.propagate = propagate
+
+
+def _why_unreadable(error: BaseException) -> str:
+    """GDAL's own reason, which rasterio hides in the chain of causes, and what to do about it."""
+    reasons = []
+    link: BaseException | None = error
+    while link is not None:
+        reasons.append(" ".join(str(link).split()))
+        link = link.__cause__ or link.__context__
+    reason = next((text for text in reversed(reasons) if text), type(error).__name__)
+    if "not recognized as being in a supported file format" in reason:
+        return "not a raster that GDAL knows; expected a GeoTIFF or the like, whatever the file's name says"
+    return f"GDAL cannot read it, truncated or damaged: {reason}; fetch the file again"
 
 
 def read_rows(dataset: Any, band: int, first: int, last: int) -> np.ndarray:

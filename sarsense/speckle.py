@@ -8,6 +8,7 @@ the plain multilook mean, which needs no L and so lets a scene be measured in on
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import cv2
 import numpy as np
@@ -108,4 +109,5 @@ def _mode(counts: np.ndarray, edges: np.ndarray) -> float:
 def _inverse_trigamma(value: float) -> float:
     lowest, highest = 1e-3, 1e6
     value = min(max(value, float(polygamma(1, highest))), float(polygamma(1, lowest)))
-    return float(brentq(lambda looks: float(polygamma(1, looks)) - value, lowest, highest))
+    root = brentq(lambda looks: float(polygamma(1, looks)) - value, lowest, highest, full_output=False)
+    return float(cast(float, root))

@@ -102,12 +102,12 @@ def choose_unit(
             )
         quantity = "display" if dtype == np.uint8 else "uncalibrated"
         return UnitChoice("amplitude", quantity, f"dtype {dtype}: digital numbers are amplitude", 0.8)
-    said = {unit for name in [band_unit, *names] for word in words(name) if (unit := _UNIT_WORDS.get(word))}
+    said: set[Unit] = {unit for name in [band_unit, *names] for word in words(name) if (unit := _UNIT_WORDS.get(word))}
     if len(said) > 1:
         raise SceneError(f"its names say {' and '.join(sorted(said))} at once; give --unit")
     looks_db, share = _looks_like_db(sample)
     if said:
-        unit = said.pop()
+        (unit,) = said
         if (unit == "db") != looks_db:
             raise SceneError(
                 f"its name or unit tag says {unit}, its values do not look like it "

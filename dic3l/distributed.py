@@ -1,0 +1,138 @@
+"""Processes that train together, started by torchrun: who we are, what we exchange, and how it ends.
+
+Everything works without a process group too, as a world of one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dic3l.config import Device
+from dic3l.errors import ConfigError, Dic3lError
+
+_TIMEOUT = timedelta(minutes=10)
+"""after which a silent peer counts as dead"""
+_PEER_SIGNS = ("connection closed", "connection reset", "connection refused", "timed out", "timeout", "nccl", "gloo")
+
+
+def choose_device(device: Device) -> torch.device:
+    """The device of this process: with CUDA, the one of its local rank. ConfigError where it is not there."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("device 'cuda': expected a CUDA device, found none; use device 'cpu' or 'auto'")
+    local_rank, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= devices:
+        raise ConfigError(
+            f"device 'cuda': expected a device for each process of this machine, found {devices} for process "
+            f"{local_rank + 1}; start fewer processes"
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def process_group(device: Device) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, and leave them at the end; gives the device of this process.
+
+    Without torchrun's environment, this process is alone. NCCL with CUDA, gloo otherwise.
+    """
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if "WORLD_SIZE" not in os.environ:
+        yield chosen
+        return
+    settings: dict[str, Any] = {"backend": "gloo"}
+    if chosen.type == "cuda":
+        settings = {"backend": "nccl", "device_id": chosen}
+    with peer_failures():
+        dist.init_process_group(timeout=_TIMEOUT, **settings)
+    try:
+        yield chosen
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """Number of processes, W."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def peer_failures() -> Iterator[None]:
+    """Turn what the backends raise when a peer is gone into one sentence; anything else passes."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if not (isinstance(error, dist.DistError) or (world() > 1 and any(sign in text for sign in _PEER_SIGNS))):
+            raise
+        raise Dic3lError(
+            f"rank {rank()} of {world()}: lost contact with another process, which probably stopped with an error of "
+            "its own (look further up in the output); start the same command again to go on from the last checkpoint"
+        ) from error
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """The rows (n, ...) of every rank, in the order of ranks: (W * n, ...). All ranks give the same shape."""
+    if world() == 1:
+        return x
+    rows = x.new_empty((world() * len(x), *x.shape[1:]))
+    # torch 2.14 deprecates the older name of the same operation
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    with peer_failures():
+        gather(rows, x.contiguous())
+    return rows
+
+
+def all_reduce(x: Tensor) -> Tensor:
+    """The sum over ranks of x, as a new tensor."""
+    total = x.detach().clone()
+    if world() > 1:
+        with peer_failures():
+            dist.all_reduce(total)
+    return total
+
+
+def wrap_ddp(module: nn.Module) -> nn.Module:
+    """`module` in DistributedDataParallel, or as it is in a world of one.
+
+    Buffers are sent once, at the start: statistics of BatchNorm are local on purpose.
+    """
+    if world() == 1:
+        return module
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # the older name
+    settings: dict[str, Any] = {buffers: False, "gradient_as_bucket_view": True}
+    with peer_failures():
+        return DistributedDataParallel(module, **settings)
+
+
+@torch.no_grad()
+def average_running_stats(module: nn.Module) -> None:
+    """Replace the running statistics of BatchNorm by their mean over ranks, in place: one all-reduce.
+
+    To be called by every rank before weights are saved. Training does not read them, so nothing else changes.
+    """
+    if world() == 1:
+        return
+    running = [buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var"))]
+    if not running:
+        return
+    mean = all_reduce(torch.cat([buffer.flatten() for buffer in running])) / world()
+    for buffer, part in zip(running, mean.split([buffer.numel() for buffer in running]), strict=True):
+        buffer.copy_(part.view_as(buffer))

@@ -1,0 +1,154 @@
+"""The parts of the networks: a torchvision ResNet without its classifier, its initial weights, and the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision import models
+
+from dic3l.batchnorm import GroupedBatchNorm1d, convert
+from dic3l.config import Arch
+from dic3l.errors import ConfigError, Dic3lError
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+"""of ImageNet, as published: taken off each of the three copies of the channel, after division by 255"""
+STAGE_STRIDE = {1: 4, 2: 8, 3: 16, 4: 32}
+"""view pixels a cell of the feature maps"""
+_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+_ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101")
+
+
+class Encoder(nn.Module):
+    """A torchvision ResNet up to stage 4, its layers named as in torchvision under `backbone.`.
+
+    An export is therefore the removal of that prefix.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, arch: Arch, weights: str = "random", bn_groups: int = 1) -> None:
+        """weights: 'random' (torchvision's initialisation, from the global generator), 'imagenet', or a path.
+
+        bn_groups: in how many groups this process normalises its batch.
+        """
+        super().__init__()
+        if arch not in _ARCHS:
+            raise ConfigError(f"arch: expected one of {', '.join(_ARCHS)}, found '{arch}'")
+        network = cast(models.ResNet, models.get_model(arch, weights=None))
+        network.load_state_dict(_initial_state(network, arch, weights))
+        self.channels = {stage: _out_channels(getattr(network, f"layer{stage}")) for stage in STAGE_STRIDE}
+        """of each stage"""
+        children = {name: child for name, child in network.named_children() if name in _CHILDREN}
+        self.backbone = convert(nn.ModuleDict(children), bn_groups)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, views: Tensor) -> Tensor:
+        """Codes uint8 (N, 1, h, w) -> network input (N, 3, h, w) in the dtype of the weights' statistics."""
+        if views.ndim != 4 or views.shape[1] != 1 or views.dtype != torch.uint8:
+            raise ConfigError(
+                f"views: expected uint8 codes of one channel, (N, 1, h, w), found {views.dtype} {tuple(views.shape)}; "
+                "build the corpus with one polarisation a tile"
+            )
+        return (views.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std
+
+    def forward(self, views: Tensor) -> dict[int, Tensor]:
+        """Codes uint8 (N, 1, h, w) -> feature maps (N, C, h / stride, w / stride) of stages 1 to 4, by stage."""
+        layers = cast(nn.ModuleDict, self.backbone)
+        x = self.normalise(views)
+        for name in ("conv1", "bn1", "relu", "maxpool"):
+            x = layers[name](x)
+        stages = {}
+        for stage in STAGE_STRIDE:
+            x = stages[stage] = layers[f"layer{stage}"](x)
+        return stages
+
+
+def projection_head(inputs: int, hidden: int, dim: int) -> nn.Sequential:
+    """Linear-ReLU-Linear, (N, inputs) -> (N, dim): before either contrast."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+
+
+class BoxHead(nn.Module):
+    """Linear-BN-ReLU-Linear of box vectors: the box projector, and on the query side the predictor after it."""
+
+    def __init__(self, inputs: int, hidden: int, dim: int, bn_groups: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(inputs, hidden)
+        self.norm = GroupedBatchNorm1d(hidden, bn_groups)
+        self.out = nn.Linear(hidden, dim)
+
+    def forward(self, boxes: Tensor, mask: Tensor) -> Tensor:
+        """(N, P, inputs) -> (N, P, dim); mask: bool (N, P), masked boxes do not enter the statistics of the batch."""
+        rows = self.norm(self.hidden(boxes.flatten(0, 1)), mask.flatten())
+        return self.out(F.relu(rows)).unflatten(0, mask.shape)
+
+
+def _out_channels(layer: nn.Module) -> int:
+    """Channels that a torchvision residual stage gives: those of its last convolution."""
+    return [module.out_channels for module in layer.modules() if isinstance(module, nn.Conv2d)][-1]
+
+
+def _initial_state(network: nn.Module, arch: Arch, weights: str) -> Mapping[str, Any]:
+    own = network.state_dict()
+    if weights == "random":
+        return own
+    found = _imagenet_state(arch) if weights == "imagenet" else read_state(Path(weights))
+    # the classifier is not used, and counters of batches are absent from old files: neither has to be there
+    optional = {name for name in own if name.startswith("fc.") or name.endswith("num_batches_tracked")}
+    faults = {
+        "missing": own.keys() - optional - found.keys(),
+        "unexpected": {name for name in found.keys() - own.keys() if not name.startswith("fc.")},
+        "of another shape": {
+            name for name in (found.keys() & own.keys()) - optional if found[name].shape != own[name].shape
+        },
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in faults.items() if names)
+        raise ConfigError(
+            f"weights {weights}: not the weights of a torchvision {arch}: {told}; give the arch that the file is of, "
+            "or a file written by `dic3l export`"
+        )
+    return {name: found[name] if name in found and not name.startswith("fc.") else own[name] for name in own}
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _imagenet_state(arch: Arch) -> Mapping[str, Tensor]:
+    try:
+        return models.get_model_weights(arch)["DEFAULT"].get_state_dict(check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network, or a download that was cut short
+        raise Dic3lError(
+            f"weights 'imagenet': could not fetch the weights of {arch} ({error}); "
+            "download them elsewhere and give the path of the file instead"
+        ) from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, .safetensors or torch.save, by name. ConfigError if the file is not one."""
+    if not path.is_file():
+        raise ConfigError(f"weights {path}: expected 'random', 'imagenet' or the path of a file, found no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors raise many kinds
+        raise ConfigError(f"weights {path}: expected a state dict (.pt, .pth, .safetensors), found: {error}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(
+            f"weights {path}: expected a state dict of tensors by name, found {type(state).__name__} of other things; "
+            "for a checkpoint of a run, use `dic3l export` first"
+        )
+    return dict(state)

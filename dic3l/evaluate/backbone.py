@@ -1,0 +1,135 @@
+"""A frozen torchvision ResNet as a source of features, with BatchNorm statistics of the data at hand.
+
+Input as in pre-training: one channel of codes 0 to 255, divided by 255, copied to three channels, ImageNet mean and
+standard deviation taken off. Depends on torchvision's names of weights and on nothing of the trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from dic3l.errors import ConfigError, Dic3lError
+
+STRIDES = (4, 8, 16, 32)
+"""input pixels a step of the feature maps of stages 1 to 4"""
+
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """Stages 1 to 4 of a torchvision ResNet. Frozen: no gradient, running BatchNorm statistics."""
+
+    def __init__(self, arch: str) -> None:
+        super().__init__()
+        if arch not in models.list_models(include=["resnet18", "resnet34", "resnet50", "resnet101"]):
+            raise ConfigError(f"arch: resnet18, resnet34, resnet50 or resnet101 expected, '{arch}' found")
+        self.network = cast(models.ResNet, models.get_model(arch, weights=None))
+        self.network.fc = nn.Identity()  # type: ignore[assignment]
+        self.eval().requires_grad_(False)
+
+    def forward(self, codes: Tensor) -> list[Tensor]:
+        """Feature maps (N, C, h, w) of the four stages, for uint8 codes (N, H, W)."""
+        net = self.network
+        mean = torch.tensor(_MEAN, device=codes.device).view(1, 3, 1, 1)
+        std = torch.tensor(_STD, device=codes.device).view(1, 3, 1, 1)
+        x = ((codes.unsqueeze(1).float() / 255).expand(-1, 3, -1, -1) - mean) / std
+        x = net.maxpool(net.relu(net.bn1(net.conv1(x.contiguous(memory_format=torch.channels_last)))))
+        stages = []
+        for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
+            x = layer(x)
+            stages.append(x)
+        return stages
+
+
+def random_backbone(arch: str, seed: int) -> Backbone:
+    """Torchvision's own initialisation, drawn from `seed` without touching the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Backbone(arch)
+
+
+def load_backbone(path: Path, arch: str) -> Backbone:
+    """Weights from a file: a torchvision state dict, with or without `fc`, as .pt/.pth or .safetensors.
+
+    ConfigError, naming the keys, where the file does not hold exactly the weights of `arch`.
+    """
+    backbone = Backbone(arch)
+    state = {name: value for name, value in _read_state(path).items() if not name.startswith("fc.")}
+    expected = backbone.network.state_dict()
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    # older exports have no batch counters, and inference has no use for them
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    shapes = [name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape]
+    if missing or unexpected or shapes:
+        wrong = [
+            f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
+            for names, what in ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape"))
+            if names
+        ]
+        raise ConfigError(
+            f"{path}: not the weights of a torchvision {arch}: {'; '.join(wrong)}; give the right --arch, "
+            "or export a run with `dic3l export`"
+        )
+    backbone.network.load_state_dict(state, strict=False)
+    return backbone
+
+
+def imagenet_backbone(arch: str) -> Backbone:
+    """Torchvision's default ImageNet weights, from its cache or the network."""
+    backbone = Backbone(arch)
+    try:
+        state = models.get_model_weights(arch)["DEFAULT"].get_state_dict(check_hash=True)
+    except OSError as error:
+        raise Dic3lError(
+            f"ImageNet weights of {arch} could not be fetched ({error}); download them elsewhere and give the file"
+        ) from error
+    backbone.network.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+    return backbone
+
+
+@torch.no_grad()
+def estimate_batch_statistics(backbone: Backbone, batches: Iterable[Tensor]) -> int:
+    """Set the running statistics of every BatchNorm to the mean over `batches` (uint8 (N, H, W)); images seen.
+
+    Done to every backbone that is compared, so that it is weights that are compared: the statistics of a random
+    network are mean 0 and variance 1 of nothing, those of a pre-trained one come from other images and augmented views.
+    """
+    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative mean over batches
+        norm.train()
+    seen = 0
+    for batch in batches:
+        backbone(batch)
+        seen += len(batch)
+    backbone.eval()
+    return seen
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.is_dir():
+        raise ConfigError(f"{path}: a folder; write the encoder of a run to a file with `dic3l export`, and give that")
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected a state dict (.pt, .pth or .safetensors)")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, from pickle, zip and safetensors
+        raise ConfigError(f"{path}: cannot be read as a state dict: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(
+            f"{path}: a state dict (names to tensors) expected, something else found; `dic3l export` writes one"
+        )
+    return state

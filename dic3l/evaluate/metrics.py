@@ -1,0 +1,67 @@
+"""Segmentation scores out of one confusion matrix.
+
+All pixels of all test images are pooled into one matrix before anything is divided: the scores of a test set, not
+the mean of scores of images, in which an image without a class has no say or too much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int, ignored: int = 255) -> np.ndarray:
+    """Counts, int64 (classes, classes): rows are the truth, columns the prediction.
+
+    `truth` and `predicted`: integers of one shape, 0 to classes - 1; pixels whose truth is `ignored` do not count.
+    """
+    keep = truth != ignored
+    pairs = truth[keep].astype(np.int64) * classes + predicted[keep].astype(np.int64)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a test set, all in 0..1 but kappa (-1..1); a class that neither truth nor prediction has is NaN."""
+
+    accuracy: float
+    """overall accuracy: correct pixels / pixels"""
+    kappa: float
+    """Cohen's kappa: agreement beyond that of two independent maps with these class shares"""
+    miou: float
+    """unweighted mean of the classes' IoU; a class that neither truth nor prediction has is left out"""
+    mean_f1: float
+    iou: tuple[float, ...]
+    f1: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+
+
+def scores(matrix: np.ndarray) -> Scores:
+    """The scores of a confusion matrix (rows: truth)."""
+    counts = matrix.astype(np.float64)
+    total, hits = counts.sum(), np.diag(counts)
+    in_truth, in_prediction = counts.sum(axis=1), counts.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        accuracy = hits.sum() / total
+        by_chance = (in_truth * in_prediction).sum() / total**2
+        kappa = (accuracy - by_chance) / (1 - by_chance)
+        iou = hits / (in_truth + in_prediction - hits)
+        f1 = 2 * hits / (in_truth + in_prediction)
+        precision, recall = hits / in_prediction, hits / in_truth
+    return Scores(
+        accuracy=float(accuracy),
+        kappa=float(kappa),
+        miou=_mean(iou),
+        mean_f1=_mean(f1),
+        iou=tuple(iou.tolist()),
+        f1=tuple(f1.tolist()),
+        precision=tuple(precision.tolist()),
+        recall=tuple(recall.tolist()),
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")

@@ -1,0 +1,143 @@
+"""Which tile comes when, and how it becomes a batch: a plan, not the by-product of a shuffle buffer.
+
+Sample i of a run (batch element j of step t is i = t * B + j) is tile permutation(epoch)[i mod N] of epoch i // N. So
+epochs follow one another without a gap, every epoch shows every tile exactly once, a batch may straddle two epochs,
+and no tile is ever dropped. The batch of a step is a pure function of settings, corpus and step: the number of
+processes decides who renders what, the number of threads how fast, neither what it is. To resume is to begin at
+another step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+
+from dic3l.boxes import box_draws, matched_boxes
+from dic3l.config import Config
+from dic3l.draws import permutation, tile_uniforms
+from dic3l.errors import ConfigError
+from dic3l.method import StepBatch
+from dic3l.views import DRAWS_PER_VIEW, draw_view, render_one
+
+_AHEAD = 2
+"""batches prepared beyond those that the threads are at work on"""
+_EPOCHS_KEPT = 2
+"""permutations in memory: a batch straddles two epochs at most"""
+
+
+class Tiles(Protocol):
+    """What the trainer needs of a corpus; `sarsense.shards.TileReader` is one."""
+
+    ids: np.ndarray
+    """uint64 (N,): identity of each tile, the same in every corpus that holds it"""
+    keys: list[str]
+
+    def __len__(self) -> int: ...
+    def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray: ...
+
+
+class Stream:
+    """The batches of one of `world` processes."""
+
+    def __init__(self, tiles: Tiles, config: Config, rank: int = 0, world: int = 1) -> None:
+        batch_size = config.train.batch_size
+        if batch_size % world:
+            raise ConfigError(f"train.batch_size: expected a multiple of the {world} processes, found {batch_size}")
+        if len(tiles) < batch_size:
+            raise ConfigError(
+                f"train.batch_size: expected at most the {len(tiles)} train tiles of the corpus, found {batch_size}; "
+                "give a smaller --batch-size, or build a larger corpus"
+            )
+        channels, height, width = tiles.read(np.zeros(1, np.int64)).shape[1:]
+        if channels != 1:
+            raise ConfigError(
+                f"tiles: expected one channel, found {channels}; build the corpus one polarisation a tile"
+            )
+        cv2.setNumThreads(1)  # parallel over batches instead, which costs no synchronisation
+        self.tiles, self.config, self.rank, self.world = tiles, config, rank, world
+        self._tile_hw = (height, width)
+        self._orders: dict[int, np.ndarray] = {}
+
+    def plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tile indices and epochs of the whole batch of a step, int64 (B,) each."""
+        batch_size, count = self.config.train.batch_size, len(self.tiles)
+        samples = np.arange(step * batch_size, (step + 1) * batch_size)
+        epochs = samples // count
+        indices = np.empty(batch_size, np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            indices[here] = self._order(int(epoch))[samples[here] % count]
+        return indices, epochs
+
+    def _order(self, epoch: int) -> np.ndarray:
+        order = self._orders.get(epoch)
+        if order is None:
+            order = permutation(self.config.train.seed, "epoch", epoch, len(self.tiles))
+            # threads that need it at once compute the same
+            self._orders = {**dict(list(self._orders.items())[1 - _EPOCHS_KEPT :]), epoch: order}
+        return order
+
+    def batch(self, step: int) -> StepBatch:
+        """This rank's part of the batch of a step: first views of its own tiles, second views of its shuffled ones."""
+        config = self.config
+        indices, epochs = self.plan(step)
+        perm = permutation(config.train.seed, "shuffle", step, len(indices))
+        mine = slice(self.rank * len(indices) // self.world, (self.rank + 1) * len(indices) // self.world)
+        places, row = np.unique(np.concatenate((np.arange(len(indices))[mine], perm[mine])), return_inverse=True)
+        query, key = np.split(row, 2)  # rows of `places`, which both share where they can
+
+        ids = np.asarray(self.tiles.ids)[indices[places]]
+        draws = tile_uniforms(config.train.seed, epochs[places], ids, 2 * DRAWS_PER_VIEW + box_draws(config.boxes))
+        crop = config.views.crop_size
+        first = draw_view(draws[:, :DRAWS_PER_VIEW], self._tile_hw, config.views)
+        second = draw_view(draws[:, DRAWS_PER_VIEW : 2 * DRAWS_PER_VIEW], self._tile_hw, config.views)
+        boxes = matched_boxes(draws[:, 2 * DRAWS_PER_VIEW :], first, second, crop, config.boxes)
+        boxes_first, boxes_second, mask = (torch.from_numpy(array) for array in boxes)
+
+        views = np.empty((2, len(query), 1, crop, crop), np.uint8)
+        tile = np.empty((1, 1, *self._tile_hw), np.uint8)
+        query_of = {int(place): position for position, place in enumerate(query)}
+        key_of = {int(place): position for position, place in enumerate(key)}
+        for place in range(len(places)):
+            self.tiles.read(indices[places[place : place + 1]], out=tile)
+            for side, params, positions in ((0, first, query_of), (1, second, key_of)):
+                if place in positions:
+                    render_one(tile[0], params, place, crop, out=views[side, positions[place]])
+        return StepBatch(
+            query_views=torch.from_numpy(views[0]),
+            query_boxes=boxes_first[query],
+            query_mask=mask[query],
+            key_views=torch.from_numpy(views[1]),
+            key_boxes=boxes_second[key],
+            key_mask=mask[key],
+            perm=torch.from_numpy(perm),
+        )
+
+    def batches(self, start: int, stop: int, pin: bool = False) -> Generator[tuple[int, StepBatch], None, None]:
+        """(step, batch) for start <= step < stop, prepared ahead by `train.loader_threads` threads, a batch each.
+
+        pin: in page-locked memory, for CUDA. Close the generator to stop early. A batch's error is raised in its turn.
+        """
+        threads = self.config.train.loader_threads
+
+        def prepare(step: int) -> StepBatch:
+            batch = self.batch(step)
+            return batch.pin_memory() if pin else batch
+
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="dic3l-loader")
+        try:
+            pending: deque[tuple[int, Future[StepBatch]]] = deque()
+            ahead = start
+            for step in range(start, stop):
+                while ahead < min(stop, step + threads + _AHEAD):
+                    pending.append((ahead, pool.submit(prepare, ahead)))
+                    ahead += 1
+                yield step, pending.popleft()[1].result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

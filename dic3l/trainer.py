@@ -1,0 +1,282 @@
+"""The training loop: from tiles and settings to a run folder, one process of one or many.
+
+    dic3l pretrain CORPUS --out RUN --preset smoke                 one process
+    dic3l pretrain CORPUS --out RUN --nproc 2                      two of this machine
+    torchrun --nproc_per_node 8 -m dic3l pretrain CORPUS --out RUN   the same, by torchrun
+
+A run that is killed and started again with the same command goes on from its newest checkpoint, and has the losses and
+weights of a run that was never killed: on CPU in fp32 to the bit. SIGTERM and Ctrl-C write a checkpoint first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from dic3l import distributed
+from dic3l.checkpoint import (
+    Checkpoint,
+    CorpusFacts,
+    open_run,
+    restore_optimiser,
+    save,
+    versions,
+    write_config,
+    write_text,
+)
+from dic3l.config import Config, Precision, to_toml
+from dic3l.errors import Dic3lError
+from dic3l.method import DIC3L, training_step
+from dic3l.monitor import Monitor, Window, health, window_means
+from dic3l.optim import learning_rate, make_optimiser, peak_rate, total_steps
+from dic3l.stream import Stream, Tiles
+
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""of x86 and Arm processors that multiply bfloat16 themselves"""
+_KEYS_TOLD = 4
+
+
+class DivergenceError(Dic3lError):
+    """The loss is no number any more. Raised by all ranks alike, so that one of them may speak for all."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a session of a run ended."""
+
+    steps: int
+    """done, over all sessions"""
+    total: int
+    start: int
+    """steps done before this session"""
+    seconds: float
+    """of this session"""
+    tiles_per_s: float
+    """of this session"""
+    signal: str | None
+    """SIGTERM or SIGINT, where one ended it early"""
+    metrics: dict[str, Any]
+    """the last line's values; empty where there was none"""
+
+
+def train(tiles: Tiles, corpus: CorpusFacts, config: Config, run: Path, resume: str, device: torch.device) -> Outcome:
+    """Train on `tiles` into the folder `run`, as one of the processes of the current group.
+
+    resume: see `dic3l.checkpoint.open_run`. Raises ConfigError, CheckpointError, DivergenceError.
+    """
+    rank, world = distributed.rank(), distributed.world()
+    config = replace(config, train=replace(config.train, precision=choose_precision(config.train.precision, device)))
+    batch_size, log_every, checkpoint_every = (
+        config.train.batch_size,
+        config.train.log_every,
+        config.train.checkpoint_every,
+    )
+    stream = Stream(tiles, config, rank, world)
+    total, peak = total_steps(config, len(tiles)), peak_rate(config)
+    resumed = open_run(run, config, corpus, resume)
+    method, query, optimiser = networks(config, resumed, device)
+    autocast = torch.bfloat16 if config.train.precision == "bf16" else None
+    window = Window(resumed.window if resumed else None)
+    start = done = logged = resumed.step if resumed else 0
+    del resumed  # its tensors have been copied
+    if rank == 0:
+        write_config(run, config)
+
+    metrics: dict[str, Any] = {}
+    stopping = False
+    with Monitor(run, start, total, config.method.arch) as monitor, _signals() as stop:
+        for line in _opening(config, corpus, len(tiles), start, total, device):
+            monitor.say(line)
+        began = since = time.monotonic()
+        waited = 0.0
+        with closing(stream.batches(start, total, pin=device.type == "cuda")) as batches:
+            while done < total and not stopping:
+                asked = time.monotonic()
+                step, batch = next(batches)
+                waited += time.monotonic() - asked
+                lr = learning_rate(step, total, peak, config.optim.warmup_steps)
+                result = training_step(method, query, batch.to(device), optimiser, lr, autocast)
+                window.add(result.losses)
+                done = step + 1
+                monitor.step(done)
+
+                logging = done % log_every == 0 or done == total
+                saving = done % checkpoint_every == 0 or done == total
+                if not (logging or saving or (stop and world == 1)):
+                    continue
+                # only here do ranks speak of more than the step, and does the host wait for the device
+                rows = window.mean_over_ranks()
+                _refuse_nonfinite(rows, done, stream, run)
+                stopping = _anywhere(bool(stop), device)
+                if logging:
+                    metrics = {**window_means(rows), "lr": lr, **health(method, result.features)}
+                    elapsed = max(time.monotonic() - since, 1e-9)
+                    monitor.log(
+                        done,
+                        done * batch_size / len(tiles),
+                        metrics,
+                        {"tiles_per_s": (done - logged) * batch_size / elapsed, "data_wait": waited / elapsed},
+                    )
+                    window.clear()
+                    rows, logged, waited, since = rows[:0], done, 0.0, time.monotonic()
+                if saving or stopping:
+                    before = time.monotonic()
+                    _save(run, config, corpus, method, optimiser, done, rows)
+                    since += time.monotonic() - before  # speed is that of steps
+        seconds = time.monotonic() - began
+    return Outcome(
+        steps=done,
+        total=total,
+        start=start,
+        seconds=seconds,
+        tiles_per_s=(done - start) * batch_size / max(seconds, 1e-9),
+        signal=(stop[0] if stop else "SIGTERM") if stopping and done < total else None,
+        metrics=metrics,
+    )
+
+
+def networks(
+    config: Config, resumed: Checkpoint | None, device: torch.device
+) -> tuple[DIC3L, torch.nn.Module, torch.optim.SGD]:
+    """The method on its device, the query network as it is trained (in DDP where there are peers), the optimiser.
+
+    channels_last: convolutions are faster so, on CPU and CUDA.
+    """
+    # initial weights are not looked for again when a checkpoint brings its own
+    settings = replace(config.method, weights="random") if resumed else config.method
+    method = DIC3L(settings, config.train.seed, distributed.world())
+    if config.train.precision == "fp64":
+        method.double()
+    if resumed:
+        method.load_state_dict(resumed.method)
+    method.to(device)
+    method.to(memory_format=torch.channels_last)
+    optimiser = make_optimiser(method.query, config.optim)
+    if resumed:
+        restore_optimiser(optimiser, resumed.optimiser)
+    return method, distributed.wrap_ddp(method.query), optimiser
+
+
+def choose_precision(wanted: Precision, device: torch.device) -> Precision:
+    """'auto' as what it means on `device`: bf16 where it is computed in hardware, else fp32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if _cpu_flags() & _BF16_FLAGS else "fp32"
+
+
+def _cpu_flags() -> set[str]:
+    """What the processor says it can, where the system tells (Linux)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()[2:]}
+
+
+def _opening(
+    config: Config, corpus: CorpusFacts, tiles: int, start: int, total: int, device: torch.device
+) -> Iterator[str]:
+    """What there is to know before the first step."""
+    batch_size, queue, peak = config.train.batch_size, config.method.queue_size, peak_rate(config)
+    world = distributed.world()
+    yield (
+        f"{config.method.arch} from {config.method.weights} weights, {config.train.precision} on {device}, "
+        f"{world} process{'es' if world > 1 else ''}; corpus {corpus.name} ({corpus.digest[:12]}), {tiles} train tiles"
+    )
+    yield (
+        f"{total} steps of {batch_size} tiles = {total * batch_size / tiles:.1f} epochs; views of "
+        f"{config.views.crop_size} px; learning rate up to {peak:g}"
+    )
+    if start:
+        yield f"going on from step {start}" + (": nothing left to do" if start >= total else "")
+    if config.train.precision == "bf16" and device.type == "cpu":
+        yield "bf16 on CPU: about twice as fast as fp32 here, of which --precision fp32 is the exact choice"
+    if 2 * queue > tiles:
+        yield (
+            f"warning: the queue holds {queue} keys, more than half of the {tiles} train tiles: it meets the same tile "
+            f"again while its older key is a negative; --queue-size {max(1, tiles // 4 // batch_size) * batch_size} would suit"
+        )
+    if start * batch_size < queue:
+        yield (
+            f"note: the contrast starts near ln(K + 1) = {math.log(queue + 1):.2f} and rises while the queue fills "
+            f"with keys of images, over the first {math.ceil(queue / batch_size)} steps: that is as it should be"
+        )
+
+
+def _refuse_nonfinite(rows: torch.Tensor, done: int, stream: Stream, run: Path) -> None:
+    """rows: losses of the last steps, (steps, 7). DivergenceError where one is not finite, with its batch's tiles."""
+    bad = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
+    if not bad:
+        return
+    step = done - len(rows) + bad[0]
+    keys = [stream.tiles.keys[index] for index in stream.plan(step)[0]]
+    if distributed.rank() == 0:
+        content = {"step": step, "losses": [str(value) for value in rows[bad[0]].tolist()], "tiles": keys}
+        write_text(run / "diverged.json", json.dumps(content, indent=2) + "\n")
+    raise DivergenceError(
+        f"step {step}: the loss is {rows[bad[0], 0].item()}; tiles of the batch: {', '.join(keys[:_KEYS_TOLD])}, ... "
+        f"(all in {run / 'diverged.json'}); the last checkpoint is from before: look at those tiles, or start anew "
+        "with a lower --lr or --precision fp32"
+    )
+
+
+def _anywhere(flag: bool, device: torch.device) -> bool:
+    """Whether any rank says so. All ranks call it together."""
+    return bool(distributed.all_reduce(torch.tensor(float(flag), device=device)) > 0)
+
+
+def _save(
+    run: Path,
+    config: Config,
+    corpus: CorpusFacts,
+    method: DIC3L,
+    optimiser: torch.optim.Optimizer,
+    done: int,
+    rows: torch.Tensor,
+) -> None:
+    """Write a checkpoint. All ranks call it together: running statistics are averaged, the first rank writes."""
+    distributed.average_running_stats(method)
+    if distributed.rank() == 0:
+        checkpoint = Checkpoint(
+            step=done,
+            config=to_toml(config),
+            corpus=asdict(corpus),
+            method=method.state_dict(),
+            optimiser=optimiser.state_dict(),
+            window=rows.clone(),  # of a slice, torch would save the whole
+            versions=versions(),
+        )
+        save(run, checkpoint, config.train.keep)
+
+
+@contextmanager
+def _signals() -> Iterator[list[str]]:
+    """A list that the first SIGTERM or SIGINT enters by name; a second SIGINT interrupts at once."""
+    received: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread is told of signals
+        return
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,195 @@
+"""Views of a tile: which part of it, mirrored or not, how bright, how sharp; and the pixels that follow.
+
+Parameters are drawn for a whole batch at once (`draw_view`), say exactly where on the tile each pixel of the view
+lies (`view_matrix`), and are carried out by OpenCV one image at a time (`render_one`, which releases the GIL).
+The distribution is that of torchvision's RandomResizedCrop, ColorJitter (brightness and contrast, in random order),
+GaussianBlur and RandomHorizontalFlip, save that rectangles are not rounded to whole pixels.
+
+Coordinates are of edges, not of centres: a tile spans [0, W] x [0, H], its first pixel has its centre at (0.5, 0.5).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dic3l.config import ViewConfig
+from dic3l.errors import ConfigError
+
+_ATTEMPTS = 10
+"""crops tried before the fallback, as in torchvision"""
+DRAWS_PER_VIEW = 2 * _ATTEMPTS + 2 + 1 + 4 + 2
+"""uniform numbers that a view needs: attempts (area, aspect), position, flip, jitter, blur"""
+_CODES = np.arange(256, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class ViewParams:
+    """The views of N tiles."""
+
+    rect: np.ndarray
+    """float64 (N, 4): x0, y0, x1, y1 on the tile, in its pixels (edges)"""
+    flip: np.ndarray
+    """bool (N,): mirrored left to right"""
+    brightness: np.ndarray
+    """float64 (N,): factor; 1 = none"""
+    contrast: np.ndarray
+    """float64 (N,): factor about the mean of the view; 1 = none"""
+    contrast_first: np.ndarray
+    """bool (N,): contrast is applied before brightness"""
+    blur_sigma: np.ndarray
+    """float64 (N,): in pixels of the view; 0 = none"""
+
+    def __len__(self) -> int:
+        return len(self.rect)
+
+    def __getitem__(self, index: np.ndarray | slice) -> ViewParams:
+        """The views of some of the tiles."""
+        return ViewParams(
+            self.rect[index],
+            self.flip[index],
+            self.brightness[index],
+            self.contrast[index],
+            self.contrast_first[index],
+            self.blur_sigma[index],
+        )
+
+
+def _crop(u: np.ndarray, tile_hw: tuple[int, int], config: ViewConfig) -> np.ndarray:
+    """Rectangles float64 (N, 4) from uniforms (N, 2 * _ATTEMPTS + 2): the first attempt that fits the tile."""
+    height, width = tile_hw
+    area = height * width * (config.area[0] + (config.area[1] - config.area[0]) * u[:, 0 : 2 * _ATTEMPTS : 2])
+    low, high = np.log(config.aspect[0]), np.log(config.aspect[1])
+    aspect = np.exp(low + (high - low) * u[:, 1 : 2 * _ATTEMPTS : 2])
+    widths, heights = np.sqrt(area * aspect), np.sqrt(area / aspect)
+    fits = (widths <= width) & (heights <= height)
+    first = np.argmax(fits, axis=1)
+    rows = np.arange(len(u))
+    # the fallback of torchvision: the largest central crop whose aspect is in range
+    nearest = min(max(width / height, config.aspect[0]), config.aspect[1])
+    fallback_w, fallback_h = min(width, height * nearest), min(height, width / nearest)
+    found = fits.any(axis=1)
+    w = np.where(found, widths[rows, first], fallback_w)
+    h = np.where(found, heights[rows, first], fallback_h)
+    x0 = (width - w) * np.where(found, u[:, -2], 0.5)
+    y0 = (height - h) * np.where(found, u[:, -1], 0.5)
+    return np.stack((x0, y0, np.minimum(x0 + w, width), np.minimum(y0 + h, height)), axis=1)
+
+
+def _factor(u: np.ndarray, strength: float) -> np.ndarray:
+    low = max(0.0, 1.0 - strength)
+    return low + (1.0 + strength - low) * u
+
+
+def draw_view(u: np.ndarray, tile_hw: tuple[int, int], config: ViewConfig) -> ViewParams:
+    """Views of N tiles of `tile_hw` (height, width) pixels from uniforms u (N, DRAWS_PER_VIEW) in [0, 1)."""
+    position = 2 * _ATTEMPTS + 2
+    rect = _crop(u[:, :position], tile_hw, config)
+    flip, jitter, brightness, contrast, order, blur, sigma = u[:, position:].T
+    jittered = jitter < config.jitter_probability
+    low, high = config.blur_sigma
+    return ViewParams(
+        rect=rect,
+        flip=flip < config.flip_probability,
+        brightness=np.where(jittered, _factor(brightness, config.brightness), 1.0),
+        contrast=np.where(jittered, _factor(contrast, config.contrast), 1.0),
+        contrast_first=order < 0.5,
+        blur_sigma=np.where(blur < config.blur_probability, low + (high - low) * sigma, 0.0),
+    )
+
+
+def view_matrix(params: ViewParams, crop_size: int) -> np.ndarray:
+    """float64 (N, 2, 3): maps (x, y, 1) in tile pixels to (x, y) in view pixels, both of edges. Crop, resize, flip."""
+    x0, y0, x1, y1 = params.rect.T
+    scale_x, scale_y = crop_size / (x1 - x0), crop_size / (y1 - y0)
+    matrix = np.zeros((len(params), 2, 3))
+    matrix[:, 0, 0] = np.where(params.flip, -scale_x, scale_x)
+    matrix[:, 0, 2] = np.where(params.flip, scale_x * x1, -scale_x * x0)
+    matrix[:, 1, 1] = scale_y
+    matrix[:, 1, 2] = -scale_y * y0
+    return matrix
+
+
+def _reduced_axis(low: float, high: float, pixels: int, crop_size: int) -> tuple[int, int, int]:
+    """(first pixel, block, number of blocks) along an axis, so that blocks cover [low, high] and a block stays
+    smaller than two pixels of the view. Where the tile ends before the last block, that block is left out."""
+    block = max(1, math.floor((high - low) / crop_size))
+    first = math.floor(low)
+    blocks = min(math.ceil((high - first) / block), pixels // block)
+    return max(0, min(first, pixels - blocks * block)), block, blocks
+
+
+def _resample(plane: np.ndarray, rect: np.ndarray, flip: bool, crop_size: int) -> np.ndarray:
+    """uint8 (H, W) -> uint8 (crop, crop). Bilinear at exact centres; strong reductions average blocks first.
+
+    Without averaging, a view much smaller than its crop would keep the full speckle of single pixels, which no
+    smaller picture of the ground has. OpenCV before version 5 rounds source positions to 1/32 pixel.
+    """
+    height, width = plane.shape
+    x0, y0, x1, y1 = (float(edge) for edge in rect)
+    left, block_x, columns = _reduced_axis(x0, x1, width, crop_size)
+    top, block_y, rows = _reduced_axis(y0, y1, height, crop_size)
+    if block_x > 1 or block_y > 1:
+        plane = plane[top : top + rows * block_y, left : left + columns * block_x]
+        plane = cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_AREA)
+        x0, x1 = (x0 - left) / block_x, (x1 - left) / block_x
+        y0, y1 = (y0 - top) / block_y, (y1 - top) / block_y
+    step_x, step_y = (x1 - x0) / crop_size, (y1 - y0) / crop_size
+    start_x = x1 if flip else x0
+    if flip:
+        step_x = -step_x
+    # from the index of a view pixel to the index of a source pixel: both centres lie half a pixel after the index
+    to_source = np.array([[step_x, 0, start_x + 0.5 * step_x - 0.5], [0, step_y, y0 + 0.5 * step_y - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(plane, to_source, (crop_size, crop_size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _table(values: np.ndarray) -> np.ndarray:
+    """Look-up table uint8 (256,) of real values: rounded and clipped."""
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _jitter(view: np.ndarray, brightness: float, contrast: float, contrast_first: bool) -> np.ndarray:
+    """uint8 (C, h, w) -> the same shape. Contrast is about the mean of the view at that moment."""
+    for name in ("contrast", "brightness") if contrast_first else ("brightness", "contrast"):
+        if name == "brightness" and brightness != 1.0:
+            view = cv2.LUT(view, _table(_CODES * brightness))
+        elif name == "contrast" and contrast != 1.0:
+            mean = cv2.mean(view.reshape(-1, view.shape[-1]))[0]  # of all channels
+            view = cv2.LUT(view, _table(mean + (_CODES - mean) * contrast))
+    return view
+
+
+def render_one(
+    tile: np.ndarray, params: ViewParams, index: int, crop_size: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """View `index` of `params`: tile uint8 (C, H, W) -> uint8 (C, crop_size, crop_size), into `out` if given.
+
+    Code 0 (no data) is interpolated, jittered and blurred like any other value: next to it, a view fades to black.
+    Safe to call from many threads; a thread pool wants `cv2.setNumThreads(1)`.
+    """
+    flip = bool(params.flip[index])
+    view = np.empty((len(tile), crop_size, crop_size), np.uint8) if out is None else out
+    for channel, plane in enumerate(tile):
+        view[channel] = _resample(plane, params.rect[index], flip, crop_size)
+    contrast_first = bool(params.contrast_first[index])
+    view[...] = _jitter(view, float(params.brightness[index]), float(params.contrast[index]), contrast_first)
+    sigma = float(params.blur_sigma[index])
+    if sigma > 0:
+        for plane in view:
+            cv2.GaussianBlur(plane, (0, 0), sigma, dst=plane)
+    return view
+
+
+def render(tiles: np.ndarray, params: ViewParams, crop_size: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Views of N tiles, one each: uint8 (N, C, H, W) -> uint8 (N, C, crop_size, crop_size), into `out` if given."""
+    if tiles.ndim != 4 or tiles.dtype != np.uint8:
+        raise ConfigError(f"tiles to render: expected uint8 (N, C, H, W), found {tiles.dtype} {tiles.shape}")
+    if out is None:
+        out = np.empty((len(tiles), tiles.shape[1], crop_size, crop_size), np.uint8)
+    for index, tile in enumerate(tiles):
+        render_one(tile, params, index, crop_size, out[index])
+    return out

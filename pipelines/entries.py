@@ -1,0 +1,170 @@
+"""What becomes of each file of a build: its way through the stages, its row in scenes.parquet, the summary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import sarsense
+from sarsense.config import BuildConfig
+from sarsense.corpus import Corpus
+from sarsense.measure import Measurement
+from sarsense.scene import Scene
+from sarsense.sources import SourceFile, list_sources
+
+
+@dataclass
+class Entry:
+    """A file on its way through the stages. `scene` is None once it is refused, `reason` says why."""
+
+    file: SourceFile
+    status: str = "refused"
+    reason: str = ""
+    scene: Scene | None = None
+    measurement: Measurement | None = None
+    identity: str | None = None
+    rows: list[dict[str, Any]] | None = None
+    cut: dict[str, int] | None = None
+    codes: Path | None = None
+    duplicates: int = 0
+
+    def refuse(self, reason: str) -> None:
+        self.status, self.reason = "refused", reason
+
+
+def list_entries(sources: list[str], out: Path | None) -> list[Entry]:
+    entries = [Entry(file) for file in list_sources(sources, exclude=out)]
+    for entry in entries:
+        if not entry.file.is_raster:
+            entry.status, entry.reason = "sidecar", "not a raster"
+    return entries
+
+
+def scene_row(entry: Entry) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "path": entry.file.relative,
+        "status": entry.status,
+        "reason": entry.reason or None,
+        "scene": entry.identity,
+        "tiles_duplicate": entry.duplicates,
+    }
+    scene, measured = entry.scene, entry.measurement
+    if scene is not None:
+        row |= {
+            name: getattr(scene, name)
+            for name in ["product", "sensor", "mode", "datetime", "width", "height", "dtype", "crs"]
+        }
+        row |= {
+            "geometry": "affine" if scene.transform else "gcps" if scene.gcps else "unplaced",
+            "polarisations": [band.polarisation for band in scene.bands],
+            "units": [band.unit for band in scene.bands],
+            "quantities": [band.quantity for band in scene.bands],
+            "evidence": [band.evidence for band in scene.bands],
+            "notes": list(scene.notes),
+        }
+    if measured is not None:
+        row |= {
+            "enl": [band.enl for band in measured.bands],
+            "mean_db": [band.mean_db for band in measured.bands],
+            "valid_fraction": float(np.mean([band.valid_fraction for band in measured.bands])),
+            "content_hash": measured.content_hash,
+        }
+    if entry.cut is not None:
+        row |= {f"tiles_{name}": entry.cut[name] for name in ("no_data", "flat", "guard")}
+        row["tiles"] = len(entry.rows or []) - entry.duplicates
+    return row
+
+
+def inputs_digest(entries: list[Entry]) -> str:
+    """Names and sizes of the files: tells whether a finished corpus is that of these sources."""
+    return identity_hash([[e.file.relative, Path(e.file.path).stat().st_size] for e in entries])
+
+
+def left_out(entries: list[Entry]) -> dict[str, int]:
+    total: Counter[str] = Counter(no_data=0, flat=0, guard=0, duplicate=0)
+    for entry in entries:
+        total.update(entry.cut or {})
+        total["duplicate"] += entry.duplicates
+    return dict(total)
+
+
+def why_no_tile(cut: dict[str, int], config: BuildConfig) -> str:
+    parts = []
+    if cut["no_data"]:
+        parts.append(f"{cut['no_data']} with less than {config.min_valid:.0%} valid pixels (--min-valid)")
+    if cut["flat"]:
+        parts.append(f"{cut['flat']} with one value only")
+    if cut["guard"]:
+        parts.append(f"{cut['guard']} across the border of train and val cells (--cell-km, --val-share)")
+    return f"no window makes a tile: {', '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What a build did, for a person or for a machine."""
+
+    out: str
+    name: str
+    digest: str
+    files: int
+    sidecars: int
+    scenes_used: int
+    scenes_duplicate: int
+    scenes_refused: int
+    reasons: dict[str, int]
+    """a reason without its particulars -> scenes refused for it"""
+    tiles: dict[str, int]
+    """split -> tiles"""
+    tiles_left_out: dict[str, int]
+    """no_data, flat, guard, duplicate -> windows that are not in the corpus"""
+    shards: int
+    bytes: int
+    seconds: float
+    already_built: bool
+    """the corpus was there and whole; nothing was done"""
+
+
+def summarise(corpus: Corpus, entries: list[Entry], seconds: float, already_built: bool) -> BuildSummary:
+    status = Counter(entry.status for entry in entries)
+    reasons = Counter(_reason_kind(e.reason) for e in entries if e.status == "refused")
+    return BuildSummary(
+        out=str(corpus.root),
+        name=corpus.name,
+        digest=corpus.digest,
+        files=len(entries),
+        sidecars=status["sidecar"],
+        scenes_used=status["used"],
+        scenes_duplicate=status["duplicate"],
+        scenes_refused=status["refused"],
+        reasons=dict(reasons.most_common()),
+        tiles=corpus.manifest["splits"],
+        tiles_left_out=corpus.manifest["tiles_left_out"],
+        shards=len(corpus.shards),
+        bytes=sum(shard.bytes for shard in corpus.shards),
+        seconds=round(seconds, 1),
+        already_built=already_built,
+    )
+
+
+def _reason_kind(reason: str) -> str:
+    return reason.split(":")[0].split(";")[0].split("(")[0].strip()
+
+
+def nothing_usable(sources: list[str], entries: list[Entry]) -> str:
+    refused = [entry for entry in entries if entry.status == "refused"]
+    if not refused:
+        return f"{', '.join(sources)}: no tile left after duplicates were dropped"
+    first = refused[0]
+    more = f" (and {len(refused) - 1} more; `sarsense scan` lists them all)" if len(refused) > 1 else ""
+    return f"no usable scene in {', '.join(sources)}: {first.file.relative}: {first.reason}{more}"
+
+
+def identity_hash(value: Any) -> str:
+    text = json.dumps([sarsense.__version__, value], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -1,0 +1,73 @@
+"""Scenes built in code, and the real data where it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def real_data() -> Path:
+    if not (REAL_DATA / "README.md").is_file():
+        pytest.skip(f"real SAR data is not at {REAL_DATA}")
+    return REAL_DATA
+
+
+def speckled_power(shape: tuple[int, int], looks: float, seed: int, mean_db: float = -10.0) -> np.ndarray:
+    """Linear power of homogeneous ground under Gamma(L, 1/L) speckle, float32."""
+    rng = np.random.default_rng(seed)
+    return (10 ** (mean_db / 10) * rng.gamma(looks, 1 / looks, shape)).astype(np.float32)
+
+
+def write_raster(path: Path, bands: np.ndarray | list[np.ndarray], **settings: Any) -> Path:
+    """A GeoTIFF, placed in UTM 33N at 10 m unless `crs`/`transform` say otherwise (crs=None: unplaced)."""
+    layers = [bands] if isinstance(bands, np.ndarray) and bands.ndim == 2 else list(bands)
+    extra = {name: settings.pop(name, None) for name in ("descriptions", "units", "tags", "gcps")}
+    profile = {
+        "driver": "GTiff",
+        "height": layers[0].shape[0],
+        "width": layers[0].shape[1],
+        "count": len(layers),
+        "dtype": layers[0].dtype,
+        "crs": "EPSG:32633",
+        "transform": rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000),
+        **settings,
+    }
+    if profile["crs"] is None or extra["gcps"]:
+        profile.pop("transform")
+        profile.pop("crs")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(path, "w", **profile) as dataset:
+            for index, layer in enumerate(layers, 1):
+                dataset.write(layer, index)
+            if extra["descriptions"]:
+                dataset.descriptions = extra["descriptions"]
+            if extra["units"]:
+                dataset.units = extra["units"]
+            if extra["tags"]:
+                dataset.update_tags(**extra["tags"])
+            if extra["gcps"]:
+                dataset.gcps = extra["gcps"]
+    return path
+
+
+@pytest.fixture
+def scene_file(tmp_path: Path) -> Callable[..., Path]:
+    """Write a placed scene of homogeneous speckle (dB, so that its unit is plain) and return its path."""
+
+    def write(name: str = "scene_VV.tif", shape: tuple[int, int] = (160, 200), seed: int = 0, **settings: Any) -> Path:
+        db = 10 * np.log10(speckled_power(shape, 4.0, seed))
+        return write_raster(tmp_path / "in" / name, db.astype(np.float32), **settings)
+
+    return write

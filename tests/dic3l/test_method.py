@@ -1,0 +1,219 @@
+"""DIC3L's losses against numpy in float64, and the order of a step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import roi_align
+
+from dic3l.config import MethodConfig
+from dic3l.errors import ConfigError
+from dic3l.method import DIC3L, Network, StepBatch, training_step
+
+SMALL = MethodConfig(
+    arch="resnet18", embedding_dim=16, hidden_dim=24, queue_size=20, momentum=0.9, contour_stage=2, bn_groups=2
+)
+
+
+def step_batch(count: int = 8, boxes: int = 3, size: int = 64, seed: int = 0) -> StepBatch:
+    """Random views, boxes and masks of `count` tiles; every image has at least one box."""
+    rng = np.random.default_rng(seed)
+    views = torch.from_numpy(rng.integers(0, 256, (2, count, 1, size, size), dtype=np.uint8))
+    corners = np.sort(rng.uniform(0, size, (2, count, boxes, 2, 2)), axis=3).reshape(2, count, boxes, 4)
+    rects = torch.from_numpy(corners.astype(np.float32))
+    mask = torch.from_numpy(rng.random((count, boxes)) < 0.7)
+    mask[:, 0] = True
+    perm = torch.from_numpy(rng.permutation(count))
+    return StepBatch(views[0], rects[0], mask, views[1][perm], rects[1][perm], mask[perm], perm)
+
+
+def without_boxes(batch: StepBatch) -> StepBatch:
+    none = torch.zeros_like(batch.query_mask)
+    return replace(batch, query_mask=none, key_mask=none)
+
+
+def sgd(method: DIC3L) -> torch.optim.SGD:
+    return torch.optim.SGD(method.query.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-4)
+
+
+def numpy_vectors(network: Network, views: torch.Tensor, boxes: torch.Tensor, mask: torch.Tensor, groups: int):
+    """Global, contour and box vectors from the encoder's feature maps, the rest said in numpy."""
+
+    def linear(layer: torch.nn.Linear, x: np.ndarray) -> np.ndarray:
+        return x @ layer.weight.numpy(force=True).T + layer.bias.numpy(force=True)
+
+    def head(layers: torch.nn.Sequential, x: np.ndarray) -> np.ndarray:
+        out = linear(layers[2], np.maximum(linear(layers[0], x), 0))  # type: ignore[arg-type]
+        return out / np.linalg.norm(out, axis=1, keepdims=True)
+
+    def box_head(layers, x: np.ndarray) -> np.ndarray:
+        hidden = linear(layers.hidden, x)
+        for part in np.split(np.arange(len(x)), groups):
+            valid = hidden[part][mask[part].numpy()]
+            hidden[part] = (hidden[part] - valid.mean(0)) / np.sqrt(valid.var(0) + 1e-5)
+        hidden = hidden * layers.norm.weight.numpy(force=True) + layers.norm.bias.numpy(force=True)
+        return linear(layers.out, np.maximum(hidden, 0))
+
+    with torch.no_grad():
+        stages = network.encoder(views)
+        pooled = roi_align(stages[4], list(boxes.double()), 1, 1 / 32, sampling_ratio=0, aligned=True)
+    box_vectors = box_head(network.box_head, pooled.reshape(*mask.shape, -1).numpy())
+    if network.predictor is not None:
+        box_vectors = box_head(network.predictor, box_vectors)
+    means = {stage: features.mean((2, 3)).numpy() for stage, features in stages.items()}
+    return head(network.global_head, means[4]), head(network.contour_head, means[2]), box_vectors
+
+
+def test_the_losses_are_those_of_a_numpy_twin_in_float64():
+    torch.manual_seed(0)
+    method, batch = DIC3L(SMALL, seed=1).double(), step_batch()
+    for parameter in method.key.parameters():
+        parameter.add_(0.01 * torch.randn(parameter.shape))  # so that the two networks differ
+    keys = numpy_vectors(method.key, batch.key_views, batch.key_boxes, batch.key_mask, 2)
+    back = np.argsort(batch.perm.numpy())
+    keys = [rows[back] for rows in keys]
+    queries = numpy_vectors(method.query, batch.query_views, batch.query_boxes, batch.query_mask, 2)
+
+    def contrast(q: np.ndarray, k: np.ndarray, queue: torch.Tensor) -> float:
+        positive, negatives = np.exp((q * k).sum(1) / 0.2), np.exp(q @ queue.numpy().T / 0.2)
+        return float(-np.log(positive / (positive + negatives.sum(1))).mean())
+
+    expected_global = contrast(queries[0], keys[0], method.queue_global.keys)
+    expected_contour = contrast(queries[1], keys[1], method.queue_contour.keys)
+    p, k = (rows / np.linalg.norm(rows, axis=-1, keepdims=True) for rows in (queries[2], keys[2]))
+    expected_instances = float((2 - 2 * (p * k).sum(-1))[batch.query_mask.numpy()].mean())
+
+    with torch.no_grad():
+        found_queries = method.query(batch.query_views, batch.query_boxes, batch.query_mask)
+        found = method.losses(found_queries, method.encode_keys(batch), batch.query_mask)
+    assert float(found.global_) == pytest.approx(expected_global, abs=1e-10)
+    assert float(found.contour) == pytest.approx(expected_contour, abs=1e-10)
+    assert float(found.instances) == pytest.approx(expected_instances, abs=1e-10)
+    total = 0.8 * expected_global + 0.2 * expected_contour + 5.0 * expected_instances
+    assert float(found.total) == pytest.approx(total, abs=1e-9)
+    assert float(found.boxes_per_image) == pytest.approx(batch.query_mask.sum() / 8)
+
+
+def test_a_batch_goes_to_the_device_whole():
+    batch = step_batch()
+    moved = batch.to(torch.device("cpu"))
+    assert all(getattr(moved, name) is value for name, value in vars(batch).items())
+
+
+def test_a_step_moves_the_keys_first_and_the_queues_last():
+    torch.manual_seed(0)
+    method, batch = DIC3L(SMALL, seed=1).double(), step_batch()
+    for parameter in method.key.parameters():
+        parameter.add_(0.01 * torch.randn(parameter.shape))
+    learned = {name: value.detach().clone() for name, value in method.query.named_parameters()}
+    moved = {name: 0.9 * value + 0.1 * learned[name] for name, value in method.key.named_parameters()}
+    queue = method.queue_global.keys.clone()
+
+    twin = DIC3L(SMALL, seed=1).double()
+    twin.load_state_dict(method.state_dict())
+    twin.momentum_update()
+    keys = twin.encode_keys(batch)
+    with torch.no_grad():
+        queries = twin.query(batch.query_views, batch.query_boxes, batch.query_mask)
+        losses = twin.losses(queries, keys, batch.query_mask)
+
+    result = training_step(method, method.query, batch, sgd(method), lr=0.1)
+    for name, value in method.key.named_parameters():
+        torch.testing.assert_close(value, moved[name], rtol=0, atol=1e-14)
+    assert float(result.losses.total) == float(losses.total)  # against the queue as it was
+    torch.testing.assert_close(method.queue_global.keys[:8], keys.global_, rtol=0, atol=1e-14)
+    torch.testing.assert_close(method.queue_contour.keys[:8], keys.contour, rtol=0, atol=1e-14)
+    assert method.queue_global.keys[8:].equal(queue[8:])
+    assert method.queue_global.pointer == method.queue_contour.pointer == 8
+    assert all(not value.equal(learned[name]) for name, value in method.query.named_parameters())
+    assert result.features.shape == (8, 16) and not result.features.requires_grad
+
+
+def test_keys_come_back_in_the_order_of_the_tiles():
+    method, batch = DIC3L(SMALL, seed=1).eval(), step_batch()  # running statistics: no image depends on another
+    back = torch.argsort(batch.perm)
+    unshuffled = replace(
+        batch,
+        key_views=batch.key_views[back],
+        key_boxes=batch.key_boxes[back],
+        key_mask=batch.key_mask[back],
+        perm=torch.arange(8),
+    )
+    for shuffled, plain in zip(method.encode_keys(batch), method.encode_keys(unshuffled), strict=True):
+        torch.testing.assert_close(shuffled, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_the_key_network_learns_nothing_itself_and_has_no_predictor():
+    method = DIC3L(SMALL, seed=0)
+    training_step(method, method.query, step_batch(), sgd(method), lr=0.1)
+    assert all(not value.requires_grad and value.grad is None for value in method.key.parameters())
+    keys, queries = dict(method.key.named_parameters()), dict(method.query.named_parameters())
+    assert queries.keys() - keys.keys() == {name for name in queries if name.startswith("predictor.")}
+    assert keys.keys() < queries.keys()
+
+
+def test_a_batch_without_any_box_has_no_instances_loss_and_all_gradients():
+    method = DIC3L(SMALL, seed=0)
+    result = training_step(method, method.query, without_boxes(step_batch()), sgd(method), lr=0.1)
+    assert float(result.losses.instances) == 0 and float(result.losses.boxes_per_image) == 0
+    for parameter in method.query.parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all()
+    assert all(value.isfinite().all() for value in method.state_dict().values() if isinstance(value, torch.Tensor))
+
+
+@pytest.mark.parametrize("weight", ["weight_global", "weight_contour", "weight_instances"])
+def test_a_weight_of_zero_leaves_the_loss_measured_and_its_head_untrained(weight):
+    method = DIC3L(replace(SMALL, **{weight: 0.0}), seed=0)
+    result = training_step(method, method.query, step_batch(), sgd(method), lr=0.1)
+    part = {"weight_global": "global_", "weight_contour": "contour", "weight_instances": "instances"}[weight]
+    assert float(getattr(result.losses, part)) > 0
+    head = {"global_": "global_head", "contour": "contour_head", "instances": "box_head"}[part]
+    gradients = [value.grad for value in getattr(method.query, head).parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+def test_initial_weights_and_queues_depend_on_the_seed_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, two, other = DIC3L(SMALL, seed=3), DIC3L(SMALL, seed=3), DIC3L(SMALL, seed=4)
+    assert torch.get_rng_state().equal(before)
+    for name, value in one.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            assert value.equal(two.state_dict()[name]), name
+    assert not one.query.encoder.state_dict()["backbone.conv1.weight"].equal(
+        other.query.encoder.state_dict()["backbone.conv1.weight"]
+    )
+    assert not one.queue_global.keys.equal(one.queue_contour.keys)
+
+
+def test_training_lowers_the_loss_of_a_fixed_batch():
+    method, batch = DIC3L(replace(SMALL, queue_size=64), seed=0), step_batch()
+    optimiser = sgd(method)
+    totals = [float(training_step(method, method.query, batch, optimiser, lr=0.02).losses.total) for _ in range(8)]
+    assert min(totals[-2:]) < totals[0] - 1
+
+
+def test_bf16_networks_give_float32_losses_near_those_of_float32():
+    batch = step_batch()
+    losses = []
+    for dtype in (None, torch.bfloat16):
+        method = DIC3L(SMALL, seed=0)
+        losses.append(training_step(method, method.query, batch, sgd(method), lr=0.0, autocast=dtype).losses)
+    assert all(value.dtype == torch.float32 for value in losses[1])
+    assert float(losses[1].total) == pytest.approx(float(losses[0].total), rel=0.05)
+    assert float(losses[1].total) != float(losses[0].total)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "told"),
+    [
+        ({}, 3, "bn_groups: expected a multiple of the 3 processes, found 2"),
+        ({"contour_stage": 5}, 1, "contour_stage: expected 1, 2, 3 or 4"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes, ranks, told):
+    with pytest.raises(ConfigError, match=told):
+        DIC3L(replace(SMALL, **changes), seed=0, ranks=ranks)

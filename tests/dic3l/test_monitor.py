@@ -1,0 +1,122 @@
+"""What a run tells: means, signs of collapse, and a metrics.jsonl without a step twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dic3l.config import resolve
+from dic3l.method import DIC3L, Losses
+from dic3l.monitor import Monitor, Window, effective_rank, feature_std, health, truncate_metrics, window_means
+
+VALUES = {"loss": 5.123456789, "top1_global": 0.25, "lr": 0.01, "queue_filled": 64}
+TIMING = {"tiles_per_s": 123.456789, "data_wait": 0.01}
+
+
+def unit(rows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def test_spread_vectors_have_std_one_and_full_rank_collapsed_ones_neither():
+    torch.manual_seed(0)
+    spread, collapsed = unit(torch.randn(4096, 128)), unit(torch.ones(4096, 128) + 1e-3 * torch.randn(4096, 128))
+    assert feature_std(spread) == pytest.approx(1.0, abs=0.01) and effective_rank(spread) > 126
+    assert feature_std(collapsed) < 0.02 and effective_rank(collapsed) < 8  # the noise has 127 dimensions
+    plane = unit(torch.randn(500, 3)) @ torch.randn(3, 128)
+    assert effective_rank(plane) < 3.1
+
+
+def test_effective_rank_is_that_of_the_singular_values():
+    torch.manual_seed(1)
+    features = unit(torch.randn(60, 16) @ torch.diag(torch.linspace(0.1, 2, 16)))
+    singular = np.linalg.svd(features.double().numpy(), compute_uv=False)
+    share = singular / singular.sum()
+    assert effective_rank(features) == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=1e-6)
+
+
+def test_health_is_of_the_newest_keys_alone():
+    method = DIC3L(resolve("smoke", options={"method.queue_size": 20}).method, seed=0)
+    equal = unit(torch.ones(12, 128))
+    method.queue_global.enqueue(equal)
+    method.queue_global.enqueue(equal)  # wraps around: all 20 keys are equal, the pointer is at 4
+    found = health(method, unit(torch.randn(8, 128)))
+    assert found["queue_filled"] == 20 and found["effective_rank"] == pytest.approx(1, abs=1e-4)
+    assert found["feature_std"] > 0.8
+    fresh = DIC3L(resolve("smoke", options={"method.queue_size": 20}).method, seed=0)
+    fresh.queue_global.enqueue(equal[:3])
+    assert health(fresh, equal)["effective_rank"] == pytest.approx(1, abs=1e-4)  # of 3 keys, not of random rows
+    assert health(fresh, equal)["feature_std"] == pytest.approx(0, abs=1e-6)
+
+
+def losses(value: float) -> Losses:
+    return Losses(*(torch.tensor(value + index) for index in range(len(Losses._fields))))
+
+
+def test_a_window_that_was_saved_goes_on_as_if_it_had_not_been():
+    whole, first = Window(), Window()
+    for step in range(5):
+        whole.add(losses(0.1 * step))
+    for step in range(2):
+        first.add(losses(0.1 * step))
+    second = Window(first.mean_over_ranks())
+    for step in range(2, 5):
+        second.add(losses(0.1 * step))
+    assert second.mean_over_ranks().equal(whole.mean_over_ranks())
+    assert Window().mean_over_ranks().shape == (0, 7)
+
+
+def test_means_have_the_names_of_the_metrics():
+    window = Window()
+    window.add(losses(1))
+    window.add(losses(3))
+    means = window_means(window.mean_over_ranks())
+    assert means["loss"] == 2 and means["loss_global"] == 3 and means["boxes_per_image"] == 8
+    names = ["loss", "loss_global", "loss_contour", "loss_instances", "top1_global", "top1_contour", "boxes_per_image"]
+    assert list(means) == names
+
+
+def test_metrics_are_lines_of_json_with_the_clock_apart(tmp_path: Path):
+    with Monitor(tmp_path, 0, 20, "resnet18") as monitor:
+        monitor.step(10)
+        monitor.log(10, 1.25, VALUES, TIMING)
+    record = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert record.pop("time") == {"tiles_per_s": 123.4568, "data_wait": 0.01}
+    assert record == {"step": 10, "epoch": 1.25, **VALUES, "loss": 5.123457}
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_lines_after_the_checkpoint_and_half_lines_go(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step}) + "\n" for step in (10, 20, 30)]
+    path.write_text("".join(lines) + '{"step": 4')
+    truncate_metrics(path, 20)
+    assert path.read_text() == "".join(lines[:2])
+    truncate_metrics(path, 0)
+    assert path.read_text() == ""
+    truncate_metrics(tmp_path / "absent", 3)
+
+
+def test_away_from_a_terminal_progress_is_lines_not_more_than_one_in_ten_seconds(tmp_path: Path, capsys):
+    with Monitor(tmp_path, 0, 30, "resnet18") as monitor:
+        monitor.say("to begin [with]")
+        for done in (10, 20, 30):
+            monitor.log(done, done / 10, VALUES, TIMING)
+    out, told = capsys.readouterr()
+    lines = told.splitlines()
+    assert out == "" and lines[0] == "to begin [with]"
+    assert [line.split("  ")[0] for line in lines[1:]] == ["step 10/30", "step 30/30"]
+    assert "loss 5.123" in lines[1] and "top-1 25 %" in lines[1] and "123 tiles/s" in lines[1]
+
+
+def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr("dic3l.distributed.rank", lambda: 1)
+    with Monitor(tmp_path, 0, 10, "resnet18") as monitor:
+        monitor.say("hello")
+        monitor.step(10)
+        monitor.log(10, 1.0, VALUES, TIMING)
+    assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())

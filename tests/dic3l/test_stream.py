@@ -1,0 +1,164 @@
+"""The order of tiles and the bytes of a batch: functions of settings, corpus and step, of nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from dic3l.boxes import box_draws, matched_boxes
+from dic3l.config import Config, resolve
+from dic3l.draws import tile_uniforms
+from dic3l.errors import ConfigError
+from dic3l.method import StepBatch
+from dic3l.stream import Stream
+from dic3l.views import DRAWS_PER_VIEW, draw_view, render
+
+
+class FakeTiles:
+    """`count` tiles of smooth noise, made when they are read."""
+
+    def __init__(self, count: int = 24, side: int = 48, channels: int = 1) -> None:
+        rng = np.random.default_rng(0)
+        self.ids = rng.integers(0, 2**63, count, dtype=np.uint64)
+        self.keys = [f"tile-{index:03d}" for index in range(count)]
+        coarse = rng.integers(1, 256, (count, channels, side // 8, side // 8), dtype=np.uint8)
+        self._pixels = coarse.repeat(8, 2).repeat(8, 3)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        found = self._pixels[indices]
+        if out is None:
+            return found
+        out[...] = found
+        return out
+
+
+def settings(**changes: object) -> Config:
+    """Tiny views and batches; changes by section__key."""
+    options = {"views.crop_size": 32, "boxes.min_side": 8.0, "boxes.count": 3, "boxes.candidates": 8}
+    options |= {"train.batch_size": 8, "method.bn_groups": 2, "train.steps": 0, "train.epochs": 2.0}
+    return resolve("smoke", options=options | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def assert_equal(one: StepBatch, two: StepBatch) -> None:
+    for field in fields(StepBatch):
+        torch.testing.assert_close(getattr(one, field.name), getattr(two, field.name), rtol=0, atol=0)
+
+
+def test_every_epoch_shows_every_tile_once_and_batches_straddle_epochs():
+    stream = Stream(FakeTiles(19), settings())
+    plans = [stream.plan(step) for step in range(19)]  # 19 batches of 8 = 8 epochs of 19
+    indices, epochs = (np.concatenate(parts) for parts in zip(*plans, strict=True))
+    assert Counter(zip(epochs.tolist(), indices.tolist(), strict=True)) == Counter(
+        (epoch, index) for epoch in range(8) for index in range(19)
+    )
+    assert (np.diff(epochs) >= 0).all() and set(plans[2][1]) == {0, 1}
+    assert not np.array_equal(indices[:19], indices[19:38])  # each epoch has an order of its own
+
+
+def test_order_is_that_of_the_seed():
+    tiles = FakeTiles()
+    one, same, other = (Stream(tiles, settings(train__seed=seed)).plan(0)[0] for seed in (1, 1, 2))
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+
+
+def test_a_batch_is_what_its_tiles_alone_say():
+    tiles, config = FakeTiles(), settings()
+    stream = Stream(tiles, config)
+    batch, (indices, epochs) = stream.batch(2), stream.plan(2)
+    u = tile_uniforms(config.train.seed, epochs, tiles.ids[indices], 2 * DRAWS_PER_VIEW + box_draws(config.boxes))
+    first = draw_view(u[:, :DRAWS_PER_VIEW], (48, 48), config.views)
+    second = draw_view(u[:, DRAWS_PER_VIEW : 2 * DRAWS_PER_VIEW], (48, 48), config.views)
+    boxes = matched_boxes(u[:, 2 * DRAWS_PER_VIEW :], first, second, 32, config.boxes)
+    pixels, perm = tiles.read(indices), batch.perm.numpy()
+    assert sorted(perm) == list(range(8)) and list(perm) != list(range(8))
+    assert np.array_equal(batch.query_views, render(pixels, first, 32))
+    assert np.array_equal(batch.key_views, render(pixels, second, 32)[perm])
+    assert np.array_equal(batch.query_boxes, boxes[0]) and np.array_equal(batch.key_boxes, boxes[1][perm])
+    assert np.array_equal(batch.query_mask, boxes[2]) and np.array_equal(batch.key_mask, boxes[2][perm])
+    assert boxes[2].any()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_hold_parts_of_the_batch_of_one_process(world):
+    tiles, config = FakeTiles(), settings()
+    whole = Stream(tiles, config).batch(2)
+    parts = [Stream(tiles, config, rank, world).batch(2) for rank in range(world)]
+    for field in fields(StepBatch):
+        found = [getattr(part, field.name) for part in parts]
+        joined = found[0] if field.name == "perm" else torch.cat(found)
+        torch.testing.assert_close(joined, getattr(whole, field.name), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_batches_come_in_order_the_same_for_any_number_of_threads_and_any_start(threads):
+    stream = Stream(FakeTiles(), settings(train__loader_threads=threads))
+    found = dict(stream.batches(2, 7))
+    assert list(found) == [2, 3, 4, 5, 6]
+    for step, batch in found.items():
+        assert_equal(batch, Stream(FakeTiles(), settings()).batch(step))
+
+
+def test_an_error_of_a_batch_is_raised_in_its_turn_and_no_thread_stays():
+    class Torn(FakeTiles):
+        def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+            if indices[0] == torn:
+                raise OSError("shard torn")
+            return super().read(indices, out)
+
+    torn = -1
+    stream = Stream(Torn(), settings())
+    torn = int(stream.plan(1)[0][3])
+    batches = stream.batches(0, 6)
+    assert next(batches)[0] == 0
+    with pytest.raises(OSError, match="shard torn"):
+        next(batches)
+    assert not loader_threads()
+
+
+def test_closing_early_ends_the_threads():
+    batches = Stream(FakeTiles(), settings()).batches(0, 1000)
+    next(batches)
+    assert loader_threads()
+    batches.close()
+    assert not loader_threads()
+
+
+def test_batches_are_prepared_ahead_but_not_without_bound():
+    made = []
+    stream = Stream(FakeTiles(), settings(train__loader_threads=1))
+    prepare = stream.batch
+    stream.batch = lambda step: (made.append(step), prepare(step))[1]  # type: ignore[method-assign]
+    batches = stream.batches(0, 100)
+    next(batches)
+    deadline = time.monotonic() + 10
+    while len(made) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert made == [0, 1, 2]
+    batches.close()
+
+
+def loader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("dic3l-loader")]
+
+
+@pytest.mark.parametrize(
+    ("tiles", "world", "told"),
+    [
+        (FakeTiles(7), 1, "expected at most the 7 train tiles of the corpus, found 8"),
+        (FakeTiles(channels=2), 1, "tiles: expected one channel, found 2"),
+        (FakeTiles(), 3, "expected a multiple of the 3 processes, found 8"),
+    ],
+)
+def test_corpora_that_cannot_make_a_batch_are_refused(tiles, world, told):
+    with pytest.raises(ConfigError, match=told):
+        Stream(tiles, settings(), 0, world)

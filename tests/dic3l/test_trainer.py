@@ -1,0 +1,279 @@
+"""The loop: what is killed and resumed is what was never killed; signals, divergence, changes of world."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from dic3l import distributed, trainer
+from dic3l.checkpoint import CorpusFacts, checkpoints, find, load
+from dic3l.config import Config, from_toml
+from dic3l.errors import ConfigError
+from dic3l.trainer import DivergenceError, Outcome, choose_precision, train
+from tests.dic3l.test_stream import FakeTiles, settings
+
+CORPUS = CorpusFacts("fake", "1.0.0", "ab" * 32, {})
+CPU = torch.device("cpu")
+
+
+def tiny(**changes: object) -> Config:
+    """Ten steps of a ResNet-18 on views of 32 px; lines every 3 steps, checkpoints every 4."""
+    fixed: dict[str, object] = {
+        "method__hidden_dim": 16,
+        "method__embedding_dim": 8,
+        "method__queue_size": 12,
+        "optim__warmup_steps": 2,
+        "train__steps": 10,
+        "train__log_every": 3,
+        "train__checkpoint_every": 4,
+        "train__precision": "fp32",
+        "train__device": "cpu",
+    }
+    return settings(**fixed | changes)
+
+
+def run_tiny(run: Path, resume: str = "auto", **changes: object) -> Outcome:
+    return train(FakeTiles(), CORPUS, tiny(**changes), run, resume, CPU)
+
+
+def records(run: Path) -> list[dict]:
+    """metrics.jsonl without its clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert set(line.pop("time")) == {"tiles_per_s", "data_wait"}
+    return lines
+
+
+def assert_same_state(one: Path, two: Path) -> None:
+    """The newest checkpoints are equal to the bit."""
+    a, b = load(find(one)), load(find(two))
+    assert a.step == b.step and a.window.equal(b.window) and a.method.keys() == b.method.keys()
+    for name, value in a.method.items():
+        assert value == b.method[name] if name.endswith("_extra_state") else value.equal(b.method[name]), name
+    for index, state in a.optimiser["state"].items():
+        assert state["momentum_buffer"].equal(b.optimiser["state"][index]["momentum_buffer"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    run_tiny(run)
+    return run
+
+
+def test_a_run_leaves_settings_metrics_and_checkpoints(undisturbed):
+    assert sorted(path.name for path in undisturbed.iterdir()) == [
+        "checkpoints",
+        "config.toml",
+        "metrics.jsonl",
+        "tensorboard",
+    ]
+    assert from_toml((undisturbed / "config.toml").read_text(), "config.toml") == tiny()
+    assert [step for step, _ in checkpoints(undisturbed)] == [4, 8, 10]
+    lines = records(undisturbed)
+    assert [line["step"] for line in lines] == [3, 6, 9, 10]
+    assert lines[0]["epoch"] == 1.0 and lines[0]["queue_filled"] == 12  # 24 tiles in 3 steps of 8
+    for line in lines:
+        parts = 0.8 * line["loss_global"] + 0.2 * line["loss_contour"] + 5 * line["loss_instances"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-5)
+        assert 0 < line["boxes_per_image"] <= 3 and 1 <= line["effective_rank"] <= 8 and line["feature_std"] > 0
+    checkpoint = load(find(undisturbed))
+    assert checkpoint.corpus["digest"] == CORPUS.digest and len(checkpoint.window) == 0
+    assert checkpoint.versions["torch"] == torch.__version__
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dic3l import trainer
+from tests.dic3l.test_trainer import run_tiny
+
+step, calls = trainer.training_step, 0
+
+def kill(*arguments):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*arguments)
+
+trainer.training_step = kill
+run_tiny(Path(sys.argv[1]))
+"""
+
+
+def run_killed(run: Path, at: int) -> None:
+    """A session in a process of its own, which SIGKILL ends in its step number `at`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, str(run), str(at)], env=environment, capture_output=True, timeout=120
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+
+
+def test_killed_and_resumed_is_never_killed_to_the_bit(undisturbed, tmp_path):
+    run_killed(tmp_path / "run", at=3)  # before the first checkpoint
+    assert not checkpoints(tmp_path / "run")
+    run_killed(tmp_path / "run", at=8)  # from the start again; after a line, amid the steps of the next one
+    assert [step for step, _ in checkpoints(tmp_path / "run")] == [4]
+    assert [line["step"] for line in records(tmp_path / "run")] == [3, 6]
+    outcome = run_tiny(tmp_path / "run")
+    assert (outcome.start, outcome.steps) == (4, 10)
+    assert records(tmp_path / "run") == records(undisturbed)
+    assert_same_state(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(undisturbed, tmp_path, monkeypatch, name):
+    step, calls = trainer.training_step, []
+
+    def signalled(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), getattr(signal, name))
+        return step(*arguments, **named)
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(trainer, "training_step", signalled)
+    outcome = run_tiny(tmp_path)
+    assert (outcome.steps, outcome.total, outcome.signal) == (5, 10, name)
+    assert [number for number, _ in checkpoints(tmp_path)] == [4, 5]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    again = run_tiny(tmp_path)
+    assert (again.start, again.steps, again.signal) == (5, 10, None)
+    assert records(tmp_path) == records(undisturbed)
+    assert_same_state(tmp_path, undisturbed)
+
+
+def test_a_second_ctrl_c_interrupts_at_once(tmp_path, monkeypatch):
+    def signalled(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(trainer, "training_step", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tmp_path)
+
+
+def test_a_finished_run_has_nothing_to_do_and_a_longer_one_goes_on(undisturbed, tmp_path):
+    short = tmp_path / "short"
+    assert run_tiny(short, train__steps=4).steps == 4
+    again = run_tiny(short, train__steps=4)
+    assert (again.start, again.steps, again.metrics) == (4, 4, {})
+    longer = run_tiny(short, train__steps=6)
+    assert (longer.start, longer.steps) == (4, 6)
+    assert [line["step"] for line in records(short)] == [3, 4, 6]
+    branched = run_tiny(tmp_path / "new", resume=str(undisturbed / "checkpoints" / "step-00000008.pt"))
+    assert (branched.start, branched.steps) == (8, 10)
+    assert_same_state(tmp_path / "new", undisturbed)
+
+
+def test_initial_weights_are_not_needed_to_go_on(tmp_path):
+    weights = tmp_path / "initial.pt"
+    run_tiny(tmp_path / "first", train__steps=2)
+    state = load(find(tmp_path / "first")).method
+    prefix = "query.encoder.backbone."
+    torch.save({name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}, weights)
+    run_tiny(tmp_path / "run", train__steps=1, method__weights=str(weights))
+    weights.unlink()
+    assert run_tiny(tmp_path / "run", train__steps=2, method__weights=str(weights)).steps == 2
+
+
+def test_a_loss_that_is_no_number_stops_with_the_tiles_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    step, calls = trainer.training_step, []
+
+    def diverging(*arguments, **named):
+        calls.append(1)
+        result = step(*arguments, **named)
+        bad = result.losses._replace(total=torch.tensor(float("nan")))
+        return replace(result, losses=bad) if len(calls) == 7 else result
+
+    monkeypatch.setattr(trainer, "training_step", diverging)
+    with pytest.raises(DivergenceError, match="step 6: the loss is nan; tiles of the batch: tile-") as caught:
+        run_tiny(tmp_path)
+    assert "\n" not in str(caught.value)
+    told = json.loads((tmp_path / "diverged.json").read_text())
+    stream = trainer.Stream(FakeTiles(), tiny())
+    assert told["tiles"] == [stream.tiles.keys[index] for index in stream.plan(6)[0]]
+    assert [number for number, _ in checkpoints(tmp_path)] == [4]  # none with weights that are no numbers
+
+
+def test_bf16_and_fp64_train_too(tmp_path):
+    for precision in ("bf16", "fp64"):
+        outcome = run_tiny(tmp_path / precision, train__steps=2, train__precision=precision)
+        assert np.isfinite(outcome.metrics["loss"])
+    fp64 = load(find(tmp_path / "fp64"))
+    assert fp64.method["query.encoder.backbone.conv1.weight"].dtype == torch.float64
+    bf16 = load(find(tmp_path / "bf16"))
+    assert bf16.method["query.encoder.backbone.conv1.weight"].dtype == torch.float32
+
+
+def test_auto_is_written_down_as_what_it_was(tmp_path):
+    run_tiny(tmp_path, train__steps=1, train__precision="auto")
+    written = from_toml((tmp_path / "config.toml").read_text(), "config.toml").train.precision
+    assert written == choose_precision("auto", CPU) and written in ("fp32", "bf16")
+    assert choose_precision("fp64", CPU) == "fp64"
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("fpu avx512f avx512_bf16", "bf16"), ("fpu avx2", "fp32")])
+def test_auto_is_bf16_where_the_processor_has_it(monkeypatch, flags, expected):
+    monkeypatch.setattr(trainer, "_cpu_flags", lambda: set(flags.split()))
+    assert choose_precision("auto", CPU) == expected
+
+
+def test_a_corpus_smaller_than_two_queues_is_warned_of(tmp_path, capsys):
+    run_tiny(tmp_path, train__steps=1, method__queue_size=16)
+    told = capsys.readouterr().err
+    assert "warning: the queue holds 16 keys, more than half of the 24 train tiles" in told
+    assert "note: the contrast starts near ln(K + 1) = 2.83 and rises while the queue fills" in told
+
+
+# --------------------------------------------------------------------------------------------------- two processes
+
+
+def train_rank(rank: int, run: Path, port: int, steps: int) -> None:
+    """One of two processes; anything it warns of is an error."""
+    import warnings
+
+    warnings.simplefilter("error")
+    warnings.simplefilter("ignore", DeprecationWarning)
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with distributed.process_group("cpu") as device:
+        train(FakeTiles(), CORPUS, tiny(train__steps=steps, train__precision="fp64"), run, "auto", device)
+
+
+def free_port() -> int:
+    from pipelines.pretrain import _free_port
+
+    return _free_port()
+
+
+def test_two_processes_and_a_change_to_one_are_one_process(tmp_path):
+    mp.spawn(train_rank, (tmp_path / "two", free_port(), 4), nprocs=2)  # type: ignore[attr-defined]
+    run_tiny(tmp_path / "two", train__precision="fp64")  # goes on alone from step 4
+    run_tiny(tmp_path / "one", train__precision="fp64", train__steps=4)
+    run_tiny(tmp_path / "one", train__precision="fp64")
+    for two, one in zip(records(tmp_path / "two"), records(tmp_path / "one"), strict=True):
+        assert two == pytest.approx(one, rel=2e-7)  # written with seven digits
+    a, b = load(find(tmp_path / "two")).method, load(find(tmp_path / "one")).method
+    for name, value in a.items():
+        if not name.endswith("_extra_state") and "running" not in name:
+            torch.testing.assert_close(value, b[name], rtol=0, atol=1e-10, msg=name)
+
+
+def test_more_processes_than_groups_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(distributed, "world", lambda: 4)
+    with pytest.raises(ConfigError, match="bn_groups: expected a multiple of the 4 processes, found 2"):
+        run_tiny(tmp_path)
+    assert not tmp_path.exists() or not list(tmp_path.iterdir())

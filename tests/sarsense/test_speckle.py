@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from scipy.ndimage import uniform_filter
+
+from sarsense.speckle import BLOCK, BlockStatistics, estimate_enl, local_mean, log_bias_db, log_std_db
+from tests.conftest import speckled_power
+
+# SAR.md section 2.1 (computed with scipy from Gamma(L, 1/L)): looks -> standard deviation and bias, dB
+TABLE = {1: (5.570, -2.507), 2: (3.488, -1.174), 4: (2.314, -0.565), 4.4: (2.193, -0.512), 9: (1.489, -0.246)}
+
+
+@pytest.mark.parametrize("looks", TABLE)
+def test_log_speckle_follows_the_table(looks):
+    assert log_std_db(looks) == pytest.approx(TABLE[looks][0], abs=6e-4)
+    assert log_bias_db(looks) == pytest.approx(TABLE[looks][1], abs=6e-4)
+
+
+@pytest.mark.parametrize("looks", [1.0, 4.0, 16.0])
+def test_log_speckle_follows_drawn_speckle(looks):
+    db = 10 * np.log10(speckled_power((1000, 1000), looks, seed=1, mean_db=0.0))
+    assert db.mean() == pytest.approx(log_bias_db(looks), abs=0.02)
+    assert db.std() == pytest.approx(log_std_db(looks), abs=0.02)
+
+
+def _textured_scene(looks: float, seed: int) -> np.ndarray:
+    """Three homogeneous fields beside one of strongly textured ground."""
+    rng = np.random.default_rng(seed)
+    ground = np.repeat(np.repeat(rng.choice([0.01, 0.05, 0.2], (8, 8)), 84, 0), 84, 1)
+    texture = rng.gamma(2.0, 0.5, ground.shape)
+    ground = np.where(np.arange(ground.shape[1]) < 200, ground * texture, ground)
+    return (ground * rng.gamma(looks, 1 / looks, ground.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("looks", [1.0, 4.0, 10.0, 30.0])
+def test_enl_is_found_beside_texture_and_edges(looks):
+    statistics = BlockStatistics()
+    statistics.add(_textured_scene(looks, seed=3))
+    enl = estimate_enl(statistics)
+    assert enl is not None
+    assert enl.looks == pytest.approx(looks, rel=0.12)
+    assert enl.disagreement < 0.2
+
+
+def test_block_statistics_add_up_over_strips_exactly():
+    scene = _textured_scene(4.0, seed=5)
+    whole, parts = BlockStatistics(), BlockStatistics()
+    whole.add(scene)
+    for first in range(0, len(scene), 6 * BLOCK):
+        parts.add(scene[first : first + 6 * BLOCK])
+    np.testing.assert_array_equal(whole.cv, parts.cv)
+    np.testing.assert_array_equal(whole.log_variance, parts.log_variance)
+
+
+def test_too_few_blocks_give_no_enl():
+    statistics = BlockStatistics()
+    statistics.add(speckled_power((35, 35), 4.0, seed=0))
+    assert estimate_enl(statistics) is None
+
+
+def test_local_mean_is_scipys_uniform_filter_where_all_is_valid():
+    power = speckled_power((60, 70), 1.0, seed=2)
+    expected = uniform_filter(power.astype(np.float64), 7, mode="mirror")
+    inner = np.s_[3:-3, 3:-3]
+    np.testing.assert_allclose(local_mean(power)[inner], expected[inner], rtol=1e-5)
+
+
+def test_masked_pixels_stay_masked_and_do_not_bleed():
+    power = np.full((40, 40), 2.0, np.float32)
+    power[10:20, 15:30] = np.nan
+    filtered = local_mean(power)
+    np.testing.assert_array_equal(np.isnan(filtered), np.isnan(power))
+    np.testing.assert_allclose(filtered[np.isfinite(filtered)], 2.0, rtol=1e-6)
