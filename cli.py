@@ -195,9 +195,8 @@ def _shards_stats(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Count tiles by split and group, with levels, looks and ranges."""
-    from sarsense.report import corpus_statistics, histogram_figure
-
     from sarsense.corpus import open_corpus
+    from sarsense.report import corpus_statistics, histogram_figure
 
     opened = open_corpus(corpus)
     statistics = corpus_statistics(opened)
@@ -225,9 +224,8 @@ def _shards_show(
     seed: Annotated[int, typer.Option(help="Another seed shows other tiles.")] = 0,
 ) -> None:
     """Draw a contact sheet of tiles spread over groups and scenes."""
-    from sarsense.report import contact_sheet, footprint_map
-
     from sarsense.corpus import open_corpus
+    from sarsense.report import contact_sheet, footprint_map
 
     opened = open_corpus(corpus)
     contact_sheet(opened, out, count=count, columns=columns, seed=seed)

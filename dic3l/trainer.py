@@ -205,9 +205,10 @@ def _opening(
     if config.train.precision == "bf16" and device.type == "cpu":
         yield "bf16 on CPU: about twice as fast as fp32 here, of which --precision fp32 is the exact choice"
     if 2 * queue > tiles:
+        suited = max(1, tiles // 4 // batch_size) * batch_size
         yield (
             f"warning: the queue holds {queue} keys, more than half of the {tiles} train tiles: it meets the same tile "
-            f"again while its older key is a negative; --queue-size {max(1, tiles // 4 // batch_size) * batch_size} would suit"
+            f"again while its older key is a negative; --queue-size {suited} would suit"
         )
     if start * batch_size < queue:
         yield (

@@ -14,7 +14,7 @@ def _square(lon: float, lat: float, side: float) -> np.ndarray:
 @given(lon=st.floats(-179, 178), lat=st.floats(-80, 79), seed=st.integers(0, 100))
 def test_no_train_tile_touches_a_val_tile(lon, lat, seed):
     """All overlapping tiles of a region, at strides far below the tile: brute-force intersection."""
-    corners = np.random.default_rng(seed).uniform(0, 1.0, (120, 2)) + [lon, lat]
+    corners = np.random.default_rng(seed).uniform(0, 1.0, (120, 2)) + np.array([lon, lat])
     tiles = {"train": [], "val": [], "guard": []}
     for x, y in corners:
         ring = _square(x, y, 0.08)

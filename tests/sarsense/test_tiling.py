@@ -88,9 +88,11 @@ def test_gcp_scenes_are_placed_by_their_gcps_not_by_one_affine(tmp_path):
     lon, lat = to_lonlat(scene, cols, rows)
     expected = _bent(rows, cols)
     pixel = 3e-4  # degrees
-    assert np.abs(np.stack([lon, lat]) - np.stack(expected)).max() < 0.1 * pixel
-    affine = rasterio.transform.from_gcps(gcps)
-    off = np.abs(np.array(affine @ (cols, rows) if False else affine * (cols, rows)) - np.stack(expected)).max()
+    error = np.abs(np.stack([lon, lat]) - np.stack(expected))
+    assert error[:, 1:-1, 1:-1].max() < 0.05 * pixel
+    assert error.max() < 0.25 * pixel  # a thin-plate spline is loosest in the corners
+    a, b, c, d, e, f, *_ = rasterio.transform.from_gcps(gcps)
+    off = np.abs(np.stack([a * cols + b * rows + c, d * cols + e * rows + f]) - np.stack(expected)).max()
     assert off > 3 * pixel  # what one affine would have done
 
 

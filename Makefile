@@ -1,0 +1,38 @@
+# make demo [SCENES=dir]   the whole path in ten minutes: scenes -> corpus -> pre-training -> probe
+# make test                the whole test suite            (SLOW=1: the long ones too)
+# make lint                ruff and pyright
+#
+# PYTHON: which Python to make the environment of (3.11 or newer). TORCH: which torch; empty: the newest that fits.
+
+PYTHON ?= python3
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+VENV ?= .venv
+OUT ?= demo
+SCENES ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint clean env
+
+env: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(if $(strip $(TORCH)),$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" docs/demo.sh $(OUT) $(SCENES)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(if $(SLOW),,-m 'not slow')
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) $(OUT) *.egg-info

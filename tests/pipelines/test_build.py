@@ -1,0 +1,256 @@
+"""A build: the same bytes however it runs, every file accounted for, bad input told and survived."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+
+from pipelines.build import build, scan
+from sarsense.config import BuildConfig
+from sarsense.corpus import open_corpus, verify_corpus
+from sarsense.errors import CorpusError, SarsenseError
+from sarsense.normalize import GroupRange, decode
+from sarsense.shards import TileReader
+from sarsense.simulate import simulate
+from tests.conftest import speckled_power, write_raster
+
+CONFIG = BuildConfig(tile_size=64, shard_mib=1, val_share=0.3, cell_km=3.0)
+SARSENSE = [sys.executable, "-c", "from cli import run_sarsense; run_sarsense()"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four simulated scenes of two polarisations."""
+    root = tmp_path_factory.mktemp("scenes")
+    simulate(root, scenes=4, size=320, looks=4.0, seed=1)
+    return root / "scenes"
+
+
+def content(corpus: Path) -> dict[str, bytes]:
+    """Every file of a finished corpus, but for the records of the build itself."""
+    files = [path for path in corpus.rglob("*") if path.is_file() and ".build" not in path.parts]
+    return {path.relative_to(corpus).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def reference(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reference") / "corpus"
+    summary = build([str(scenes)], out, CONFIG, workers=0)
+    assert summary.scenes_used == 4 and sum(summary.tiles.values()) > 100 and summary.shards >= 2
+    return out
+
+
+# ------------------------------------------------------------------------------------------------- determinism
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_bytes_do_not_depend_on_workers(scenes: Path, reference: Path, tmp_path: Path, workers: int):
+    build([str(scenes)], tmp_path / "corpus", CONFIG, workers=workers)
+    assert content(tmp_path / "corpus") == content(reference)
+
+
+def test_the_bytes_do_not_depend_on_where_the_sources_lie_or_their_order(scenes: Path, reference: Path, tmp_path: Path):
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for path in sorted(scenes.iterdir(), reverse=True):
+        (moved / path.name).write_bytes(path.read_bytes())
+    files = sorted((str(path) for path in moved.iterdir()), reverse=True)
+    build(files, tmp_path / "corpus", CONFIG, workers=0)
+    assert content(tmp_path / "corpus") == content(reference)
+
+
+def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(scenes: Path, reference: Path, tmp_path: Path):
+    """kill -9 of the whole process group as soon as each stage has left its first record."""
+    out = tmp_path / "corpus"
+    command = [*SARSENSE, "build", str(scenes), "--out", str(out), "--workers", "2", "--tile-size", "64"]
+    command += ["--shard-mib", "1", "--val-share", "0.3", "--cell-km", "3"]
+    killed = 0
+    for stage in ("scan", "measure", "cut", "shard"):
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and not list((out / ".build" / stage).glob("*.json")):
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        if (out / "corpus.json").is_file():
+            break
+        with pytest.raises(CorpusError, match="this build is not finished"):
+            open_corpus(out)
+    assert killed >= 3
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert content(out) == content(reference)
+
+
+def test_another_seed_or_setting_gives_other_bytes(scenes: Path, reference: Path, tmp_path: Path):
+    other = BuildConfig(tile_size=64, shard_mib=1, val_share=0.3, cell_km=3.0, seed=1)
+    build([str(scenes)], tmp_path / "corpus", other, workers=0)
+    assert content(tmp_path / "corpus") != content(reference)
+
+
+def test_a_finished_build_is_not_done_again_and_another_one_is_refused(scenes: Path, reference: Path):
+    before = content(reference)
+    assert build([str(scenes)], reference, CONFIG, workers=0).already_built
+    with pytest.raises(CorpusError, match="made from other settings; choose another --out"):
+        build([str(scenes)], reference, BuildConfig(tile_size=32), workers=0)
+    with pytest.raises(CorpusError, match="made from other sources"):
+        build([str(next(scenes.glob("*.tif")))], reference, CONFIG, workers=0)
+    assert content(reference) == before
+
+
+# ------------------------------------------------------------------------------------------------ what is inside
+
+
+def test_every_pixel_traces_back_to_its_scene_and_its_decibel(scenes: Path, reference: Path):
+    """Decoded codes against the source raster, read here by rasterio at the window that the table names."""
+    corpus = open_corpus(reference)
+    assert verify_corpus(corpus) == []
+    table = corpus.tiles()
+    reader = TileReader(corpus, split="train")
+    rows = {row["key"]: row for row in table.to_pylist()}
+    for index in range(0, len(reader), 17):
+        row = rows[reader.keys[index]]
+        bounds = GroupRange(**corpus.manifest["groups"][row["group"]])
+        codes = reader.read(np.array([index]))[0, 0]
+        with rasterio.open(scenes / row["source"]) as dataset:
+            window = rasterio.windows.Window(row["col"], row["row"], 64, 64)  # type: ignore[reportCallIssue]
+            db = 10 * np.log10(dataset.read(row["band"], window=window).astype(float))  # simulated: linear power
+        inside = (codes > 1) & (codes < 255)
+        step = (bounds.hi_db - bounds.lo_db) / 254
+        error = np.abs(decode(codes, bounds.lo_db, bounds.hi_db) + row["enl_bias_db"] - db)[inside]
+        assert inside.mean() > 0.9 and error.max() <= step / 2 * 1.001
+
+
+def test_no_train_tile_overlaps_a_val_tile(reference: Path):
+    import shapely
+
+    table = open_corpus(reference).tiles()
+    shapes = {
+        split: shapely.from_wkb(table.filter(np.array(table["split"]) == split)["footprint"].to_pylist())
+        for split in ("train", "val")
+    }
+    assert len(shapes["train"]) and len(shapes["val"])
+    tree = shapely.STRtree(shapes["train"])
+    pairs = tree.query(shapes["val"], predicate="intersects")
+    areas = shapely.area(shapely.intersection(shapes["val"][pairs[0]], shapes["train"][pairs[1]]))
+    assert areas.size == 0 or areas.max() < 1e-12
+
+
+def test_footprints_open_in_other_tools(reference: Path):
+    """GeoParquet: its metadata, and that footprints lie where rasterio says the scene does."""
+    table = pq.read_table(reference / "tiles.parquet")
+    geo = json.loads(table.schema.metadata[b"geo"])
+    assert geo["primary_column"] == "footprint" and geo["columns"]["footprint"]["encoding"] == "WKB"
+
+
+# --------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.fixture
+def bad_scenes(tmp_path: Path) -> Path:
+    """Bad files of each kind among good ones."""
+    root = tmp_path / "in"
+    for seed in range(2):
+        db = 10 * np.log10(speckled_power((128, 128), 4, seed)).astype(np.float32)
+        write_raster(root / f"good{seed}_VV.tif", db)
+    (root / "same_VV.tif").write_bytes((root / "good0_VV.tif").read_bytes())
+    (root / "text_VV.tif").write_text("no raster at all\n")
+    big = 10 * np.log10(speckled_power((512, 512), 4, 9)).astype(np.float32)
+    whole = write_raster(root / "cut_VV.tif", big)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    write_raster(root / "empty_VV.tif", np.full((128, 128), np.nan, np.float32), nodata=np.nan)
+    write_raster(root / "unplaced_VV.tif", db[:, ::-1].copy(), crs=None)
+    write_raster(root / "small_VV.tif", db[:40, :40].copy())
+    (root / "zero_VV.tif").touch()
+    (root / "README.txt").write_text("about")
+    return root
+
+
+def test_bad_scenes_among_good_ones_are_recorded_and_the_build_goes_on(bad_scenes: Path, tmp_path: Path):
+    summary = build([str(bad_scenes)], tmp_path / "corpus", CONFIG, workers=0)
+    rows = {row["path"]: row for row in open_corpus(tmp_path / "corpus").scenes.to_pylist()}
+    assert rows.keys() == {path.name for path in bad_scenes.iterdir()}
+    assert Counter(row["status"] for row in rows.values()) == {"used": 2, "duplicate": 1, "refused": 6, "sidecar": 1}
+    assert (summary.scenes_used, summary.scenes_duplicate, summary.scenes_refused, summary.sidecars) == (2, 1, 6, 1)
+    reasons = {name.split("_")[0]: row["reason"] for name, row in rows.items() if row["status"] == "refused"}
+    expected = {
+        "text": "not a raster that GDAL knows",
+        "cut": "truncated",
+        "empty": "no valid pixel",
+        "unplaced": "--allow-unplaced",
+        "small": "smaller than a tile",
+        "zero": "not a raster that GDAL knows",
+    }
+    for name, words in expected.items():
+        assert words in reasons[name] and "\n" not in reasons[name], reasons[name]
+    assert rows["same_VV.tif"]["reason"] == "the same values as good0_VV.tif"
+
+
+def test_unplaced_scenes_are_taken_when_asked_and_have_no_footprint(bad_scenes: Path, tmp_path: Path):
+    config = BuildConfig(tile_size=64, allow_unplaced=True, val_share=0.0)
+    build([str(bad_scenes / "unplaced_VV.tif")], tmp_path / "corpus", config, workers=0)
+    table = open_corpus(tmp_path / "corpus").tiles()
+    assert len(table) == 4 and set(table["footprint"].to_pylist()) == {None} and set(table["lon"].to_pylist()) == {None}
+
+
+def test_nothing_usable_is_an_error_that_says_why(bad_scenes: Path, tmp_path: Path):
+    with pytest.raises(SarsenseError, match=r"no usable scene in .*empty_VV.tif: .*no valid pixel"):
+        build([str(bad_scenes / "empty_VV.tif")], tmp_path / "corpus", CONFIG, workers=0)
+
+
+def test_scan_says_the_same_as_build_and_writes_nothing(bad_scenes: Path, tmp_path: Path):
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    rows = {row["path"]: row for row in scan([str(bad_scenes)], CONFIG)}
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert {rows[name]["status"] for name in ("text_VV.tif", "unplaced_VV.tif", "small_VV.tif")} == {"refused"}
+    assert rows["good0_VV.tif"]["status"] == "usable" and rows["README.txt"]["status"] == "sidecar"
+
+
+def test_a_worker_that_dies_costs_one_scene_not_the_build(scenes: Path, tmp_path: Path, monkeypatch):
+    """A task that kills its process: Dask retries it on other workers, then gives it up; the others are done."""
+    from pipelines.cluster import open_runner
+    from tests.pipelines.deadly import deadly
+
+    outcomes: dict[int, object] = {}
+    with open_runner(2, None) as runner:
+        runner.run(deadly, [(value,) for value in range(6)], lambda index, outcome: outcomes.update({index: outcome}))
+    assert {index for index, outcome in outcomes.items() if isinstance(outcome, Exception)} == {3}
+    assert [outcomes[index] for index in (0, 1, 2, 4, 5)] == [0, 1, 4, 16, 25]
+
+
+# --------------------------------------------------------------------------------------------------- real data
+
+
+def test_every_real_file_is_accounted_for(real_data: Path, tmp_path: Path):
+    """Everything under shared/data, by the command line: exit 0, a row a file, no warning of anyone's."""
+    out = tmp_path / "corpus"
+    command = [*SARSENSE, "build", str(real_data), "--out", str(out), "--tile-size", "128", "--allow-unplaced"]
+    done = subprocess.run([*command, "--workers", "2", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for word in ("Traceback", "Warning", "ERROR", "distributed"):
+        assert word not in done.stderr and word not in done.stdout
+    files = [path for path in real_data.rglob("*") if path.is_file()]
+    rows = open_corpus(out).scenes.to_pylist()
+    assert Counter(row["path"] for row in rows) == Counter(path.relative_to(real_data).as_posix() for path in files)
+    summary = json.loads(done.stdout)
+    assert (
+        summary["files"]
+        == len(files)
+        == sum(summary[name] for name in ("scenes_used", "scenes_duplicate", "scenes_refused", "sidecars"))
+    )
+    assert all(row["reason"] for row in rows if row["status"] != "used")
+    assert verify_corpus(open_corpus(out)) == []
