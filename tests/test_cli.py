@@ -1,0 +1,96 @@
+"""The whole path through the command lines, and what they say and return when the input is bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from tests.conftest import speckled_power, write_raster
+
+SARSENSE = [sys.executable, "-c", "from cli import run_sarsense; run_sarsense()"]
+DIC3L = [sys.executable, "-m", "dic3l"]
+
+
+def call(*arguments: object, code: int = 0) -> str:
+    """Run a command; its standard output, or its standard error where it ends with another `code` than 0."""
+    variables = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
+    done = subprocess.run(list(map(str, arguments)), env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    for word in ("Traceback", "Warning"):
+        assert word not in done.stderr and word not in done.stdout, done.stderr
+    return done.stderr if code else done.stdout
+
+
+def test_from_scenes_to_a_probed_encoder(tmp_path: Path):
+    sim, corpus, run, encoder = (tmp_path / name for name in ("sim", "corpus", "run", "encoder.pt"))
+    call(*SARSENSE, "simulate", sim, "--scenes", 4, "--size", 256, "--looks", 4, "--seed", 3)
+    made = json.loads(
+        call(*SARSENSE, "build", sim / "scenes", "--out", corpus, "--tile-size", 64, "--val-share", 0, "--json")
+    )
+    assert made["scenes_used"] == 4 and made["scenes_refused"] == 0
+    assert str(sum(made["tiles"].values())) in call(*SARSENSE, "shards", "stats", corpus)
+    assert "all as written" in call(*SARSENSE, "shards", "verify", corpus)
+    assert len(json.loads(call(*SARSENSE, "shards", "ls", corpus, "--limit", 0, "--json"))) == sum(
+        made["tiles"].values()
+    )
+    call(*SARSENSE, "shards", "show", corpus, "--out", tmp_path / "sheet.png", "--footprints", tmp_path / "map.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000 and (tmp_path / "map.png").stat().st_size > 1_000
+
+    train = [*DIC3L, "pretrain", corpus, "--out", run, "--preset", "smoke", "--crop-size", 48, "--batch-size", 16]
+    train += ["--queue-size", 32, "--precision", "fp32", "--set", "method.hidden_dim=32"]
+    call(*train, "--steps", 3)
+    assert "3 steps in" in call(*train, "--steps", 6)
+    call(*DIC3L, "export", run, "--out", encoder)
+    faults = torchvision.models.resnet18().load_state_dict(torch.load(encoder), strict=False)
+    assert set(faults.missing_keys) == {"fc.weight", "fc.bias"} and not faults.unexpected_keys
+
+    call(*DIC3L, "evaluate", encoder, "--data", sim, "--out", tmp_path / "scores", "--seeds", 1, "--pixels", 2000)
+    assert "random" in (tmp_path / "scores" / "evaluation.md").read_text()
+
+
+def test_an_output_that_is_no_corpus_or_cannot_be_written_is_refused_in_a_line(tmp_path: Path):
+    scene = write_raster(tmp_path / "in" / "a_VV.tif", 10 * np.log10(speckled_power((128, 128), 4, 0)))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").touch()
+    cases = {
+        "not empty and not a corpus": ("build", scene, "--out", other),
+        "is a file": ("build", scene, "--out", other / "thesis.txt"),
+        "no raster among 1 files": ("build", other, "--out", tmp_path / "new"),
+        "no such file or folder": ("build", tmp_path / "nowhere", "--out", tmp_path / "new"),
+        "cannot be written": ("build", scene, "--out", "/proc/corpus"),
+        "not a corpus": ("shards", "verify", other),
+    }
+    for words, arguments in cases.items():
+        told = call(*SARSENSE, *arguments, code=1)
+        assert words in told and told.startswith("sarsense: error: ") and told.count("\n") == 1, told
+    assert "--tile-size" in call(*SARSENSE, "build", scene, "--out", tmp_path / "new", "--tile-size", 1, code=2)
+
+
+def test_strict_ends_with_3_and_the_corpus_is_there_all_the_same(tmp_path: Path):
+    write_raster(tmp_path / "in" / "a_VV.tif", 10 * np.log10(speckled_power((128, 128), 4, 0)))
+    (tmp_path / "in" / "b_VV.tif").write_text("no raster")
+    arguments = ["build", tmp_path / "in", "--out", tmp_path / "corpus", "--tile-size", 64, "--workers", 0]
+    call(*SARSENSE, *arguments, "--strict", code=3)
+    assert (tmp_path / "corpus" / "corpus.json").is_file()
+
+
+@pytest.mark.parametrize("program", ["sarsense", "dic3l"])
+def test_help_and_version_import_nothing_heavy(program: str):
+    heavy = {"torch", "torchvision", "dask", "distributed", "rasterio", "webdataset", "numpy", "pyarrow"}
+    for arguments in (["--help"], ["--version"]):
+        code = (
+            f"import sys, cli; sys.argv = ['{program}', *{arguments}]\n"
+            f"try: cli.run_{program}()\n"
+            f"except SystemExit as end: assert not end.code\n"
+            f"print('IMPORTED', sorted({heavy} & set(sys.modules)))"
+        )
+        assert "IMPORTED []" in call(sys.executable, "-c", code)
