@@ -82,7 +82,8 @@ def _simulate(
     typer.echo(f"{scenes} scenes of {size} x {size} pixels, {looks:g} looks, seed {seed}")
     for name in ("scenes", "labels", "truth.json"):
         typer.echo(f"  {out / name}")
-    typer.echo(f"  classes: {', '.join(truth['classes'])}" if isinstance(truth.get("classes"), dict) else "")
+    codes = sorted((facts["code"], name) for name, facts in truth["classes"].items())
+    typer.echo(f"  classes: {', '.join(f'{code} {name}' for code, name in codes)}")
 
 
 @sarsense_app.command("scan")
@@ -517,7 +518,8 @@ def _evaluate(
         list[str] | None,
         typer.Argument(
             metavar="WEIGHTS",
-            help="Files of `dic3l export` or torchvision (.pt, .safetensors), or imagenet; random is always compared.",
+            help="Run folders, files of `dic3l export` or torchvision (.pt, .safetensors), or imagenet; random is "
+            "always compared.",
         ),
     ] = None,
     layout: Annotated[

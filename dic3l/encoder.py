@@ -100,7 +100,7 @@ def _initial_state(network: nn.Module, arch: Arch, weights: str) -> Mapping[str,
     own = network.state_dict()
     if weights == "random":
         return own
-    found = _imagenet_state(arch) if weights == "imagenet" else read_state(Path(weights))
+    found = imagenet_state(arch) if weights == "imagenet" else read_state(Path(weights))
     # the classifier is not used, and counters of batches are absent from old files: neither has to be there
     optional = {name for name in own if name.startswith("fc.") or name.endswith("num_batches_tracked")}
     faults = {
@@ -123,7 +123,8 @@ def _some(names: set[str]) -> str:
     return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _imagenet_state(arch: Arch) -> Mapping[str, Tensor]:
+def imagenet_state(arch: str) -> Mapping[str, Tensor]:
+    """Torchvision's default ImageNet weights, from its cache or the network; Dic3lError where neither has them."""
     try:
         return models.get_model_weights(arch)["DEFAULT"].get_state_dict(check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, or a download that was cut short

@@ -52,8 +52,9 @@ def test_from_scenes_to_a_probed_encoder(tmp_path: Path):
     faults = torchvision.models.resnet18().load_state_dict(torch.load(encoder), strict=False)
     assert set(faults.missing_keys) == {"fc.weight", "fc.bias"} and not faults.unexpected_keys
 
-    call(*DIC3L, "evaluate", encoder, "--data", sim, "--out", tmp_path / "scores", "--seeds", 1, "--pixels", 2000)
-    assert "random" in (tmp_path / "scores" / "evaluation.md").read_text()
+    call(*DIC3L, "evaluate", encoder, run, "--data", sim, "--out", tmp_path / "scores", "--seeds", 1, "--pixels", 2000)
+    rows = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    assert str(run) in json.dumps(rows) and "random" in (tmp_path / "scores" / "evaluation.md").read_text()
 
 
 def test_an_output_that_is_no_corpus_or_cannot_be_written_is_refused_in_a_line(tmp_path: Path):

@@ -1,7 +1,7 @@
 """A frozen torchvision ResNet as a source of features, with BatchNorm statistics of the data at hand.
 
 Input as in pre-training: one channel of codes 0 to 255, divided by 255, copied to three channels, ImageNet mean and
-standard deviation taken off. Depends on torchvision's names of weights and on nothing of the trainer.
+standard deviation taken off.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from dic3l.errors import ConfigError, Dic3lError
+from dic3l.checkpoint import find, load
+from dic3l.encoder import PIXEL_MEAN, PIXEL_STD, imagenet_state, read_state
+from dic3l.errors import ConfigError
+from dic3l.export import encoder_state
 
 STRIDES = (4, 8, 16, 32)
 """input pixels a step of the feature maps of stages 1 to 4"""
-
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
@@ -37,8 +37,8 @@ class Backbone(nn.Module):
     def forward(self, codes: Tensor) -> list[Tensor]:
         """Feature maps (N, C, h, w) of the four stages, for uint8 codes (N, H, W)."""
         net = self.network
-        mean = torch.tensor(_MEAN, device=codes.device).view(1, 3, 1, 1)
-        std = torch.tensor(_STD, device=codes.device).view(1, 3, 1, 1)
+        mean = torch.tensor(PIXEL_MEAN, device=codes.device).view(1, 3, 1, 1)
+        std = torch.tensor(PIXEL_STD, device=codes.device).view(1, 3, 1, 1)
         x = ((codes.unsqueeze(1).float() / 255).expand(-1, 3, -1, -1) - mean) / std
         x = net.maxpool(net.relu(net.bn1(net.conv1(x.contiguous(memory_format=torch.channels_last)))))
         stages = []
@@ -56,12 +56,15 @@ def random_backbone(arch: str, seed: int) -> Backbone:
 
 
 def load_backbone(path: Path, arch: str) -> Backbone:
-    """Weights from a file: a torchvision state dict, with or without `fc`, as .pt/.pth or .safetensors.
+    """Weights of a file or of a run: a torchvision state dict, with or without `fc` (.pt, .pth, .safetensors), or the
+    folder of a run, of which the newest checkpoint is taken.
 
-    ConfigError, naming the keys, where the file does not hold exactly the weights of `arch`.
+    CheckpointError where a folder holds none; ConfigError, naming the keys, where they are not exactly the weights
+    of `arch`.
     """
     backbone = Backbone(arch)
-    state = {name: value for name, value in _read_state(path).items() if not name.startswith("fc.")}
+    found = encoder_state(load(find(path))) if path.is_dir() else read_state(path)
+    state = {name: value for name, value in found.items() if not name.startswith("fc.")}
     expected = backbone.network.state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     # older exports have no batch counters, and inference has no use for them
@@ -84,13 +87,7 @@ def load_backbone(path: Path, arch: str) -> Backbone:
 def imagenet_backbone(arch: str) -> Backbone:
     """Torchvision's default ImageNet weights, from its cache or the network."""
     backbone = Backbone(arch)
-    try:
-        state = models.get_model_weights(arch)["DEFAULT"].get_state_dict(check_hash=True)
-    except OSError as error:
-        raise Dic3lError(
-            f"ImageNet weights of {arch} could not be fetched ({error}); download them elsewhere and give the file"
-        ) from error
-    backbone.network.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+    backbone.network.load_state_dict({k: v for k, v in imagenet_state(arch).items() if not k.startswith("fc.")})
     return backbone
 
 
@@ -112,24 +109,3 @@ def estimate_batch_statistics(backbone: Backbone, batches: Iterable[Tensor]) -> 
         seen += len(batch)
     backbone.eval()
     return seen
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if path.is_dir():
-        raise ConfigError(f"{path}: a folder; write the encoder of a run to a file with `dic3l export`, and give that")
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; expected a state dict (.pt, .pth or .safetensors)")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, from pickle, zip and safetensors
-        raise ConfigError(f"{path}: cannot be read as a state dict: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(
-            f"{path}: a state dict (names to tensors) expected, something else found; `dic3l export` writes one"
-        )
-    return state

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from dic3l.errors import ConfigError
+from dic3l.errors import CheckpointError, ConfigError
 from dic3l.evaluate.backbone import STRIDES, Backbone, estimate_batch_statistics, load_backbone, random_backbone
 
 
@@ -58,11 +58,11 @@ def test_wrong_files_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="state dict"):
         load_backbone(path, "resnet18")
     path.write_bytes(b"not a file of torch")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"expected a state dict \("):
         load_backbone(path, "resnet18")
-    with pytest.raises(ConfigError, match="dic3l export"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load_backbone(tmp_path, "resnet18")
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="found no such file"):
         load_backbone(tmp_path / "none.pt", "resnet18")
 
 
