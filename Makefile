@@ -1,6 +1,7 @@
 # make demo [SCENES=dir]   the whole path in ten minutes: scenes -> corpus -> pre-training -> probe
 # make test                the whole test suite            (SLOW=1: the long ones too)
 # make lint                ruff and pyright
+# make bench               the benchmarks: tables on standard output
 #
 # PYTHON: which Python to make the environment of (3.11 or newer). TORCH: which torch; empty: the newest that fits.
 
@@ -13,7 +14,7 @@ SCENES ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean env
+.PHONY: demo test lint bench clean env
 
 env: $(READY)
 
@@ -33,6 +34,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) $(OUT) *.egg-info
