@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Protocol
 
 from sarsense.errors import SarsenseError
@@ -36,32 +37,53 @@ class InlineRunner:
 
 
 class DaskRunner:
-    """On the workers of a Dask cluster. A task whose worker dies is retried; one that kills several is given up."""
+    """On the workers of a Dask cluster.
+
+    Dask blames every task that a dying worker held, also those that only waited there. So a task that Dask gave up is
+    run again at the end, alone: only one that kills its worker then, too, is to blame.
+    """
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
     def run(self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], done: Callable[[int, Any], None]) -> None:
-        from distributed import as_completed
+        workers = max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
+        everything = range(len(items))
+        suspects = self._run(task, items, everything, workers * _IN_FLIGHT_PER_WORKER, done)
+        for index, error in sorted(self._run(task, items, sorted(suspects), 1, done).items()):
+            done(index, error)
 
-        waiting = iter(enumerate(items))
+    def _run(
+        self,
+        task: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        indices: Iterable[int],
+        in_flight: int,
+        done: Callable[[int, Any], None],
+    ) -> dict[int, Exception]:
+        """Run `task` on the items of `indices`, `in_flight` at once; those that Dask gave up, with its error."""
+        from distributed import KilledWorker, as_completed
+
+        waiting = iter(indices)
         pending: dict[str, int] = {}
+        suspects: dict[int, Exception] = {}
         completed = as_completed()
 
-        def submit_next() -> None:
-            for index, item in waiting:
-                future = self._client.submit(task, *item, retries=_RETRIES, pure=False)
+        def submit(indices: Iterable[int]) -> None:
+            for index in indices:
+                future = self._client.submit(task, *items[index], retries=_RETRIES, pure=False)
                 pending[future.key] = index
                 completed.add(future)
-                return
 
-        workers = max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
-        for _ in range(workers * _IN_FLIGHT_PER_WORKER):
-            submit_next()
+        submit(islice(waiting, in_flight))
         for future in completed:
-            error = future.exception()
-            done(pending.pop(future.key), error if error is not None else future.result())
-            submit_next()
+            index, error = pending.pop(future.key), future.exception()
+            if isinstance(error, KilledWorker):
+                suspects[index] = error
+            else:
+                done(index, future.result() if error is None else error)
+            submit(islice(waiting, 1))
+        return suspects
 
 
 @contextmanager

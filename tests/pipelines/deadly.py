@@ -4,7 +4,7 @@ import os
 
 
 def deadly(value: int) -> int:
-    """The square; 3 kills its process."""
-    if value == 3:
+    """The square; 3 and 4 kill their process."""
+    if value in (3, 4):
         os._exit(1)
     return value**2
