@@ -15,7 +15,7 @@ from pipelines.build import build
 from sarsense.config import BuildConfig
 from sarsense.simulate import simulate
 
-SCENES, SIZE, TILE = 4, 2048, 256
+SCENES, SIZE, TILE = 4, 4096, 256
 
 
 def plain(scenes: list[Path], out: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import cv2
 import numpy as np
+import torch
 import webdataset
 from PIL import Image
 from torchvision.transforms import v2
@@ -88,11 +90,13 @@ def viewing(corpus: Corpus) -> None:
         "limit: copy the crop in memory": limit,
     }
     print_rates(
-        f"Views of {CROP} x {CROP} of tiles of {TILE} x {TILE}, one view each", "views/s", VIEWED, best_seconds(ways)
+        f"Views of {CROP} x {CROP} of tiles of {TILE} x {TILE}, one thread", "views/s", VIEWED, best_seconds(ways)
     )
 
 
 def main() -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         simulate(root / "sim", scenes=4, size=4 * TILE, looks=4.0, seed=0)
