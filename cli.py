@@ -156,8 +156,12 @@ def _build(
         seed=seed,
     )
     count = default_workers() if workers is None else workers
-    with _StageProgress() as progress:
-        summary = build(sources, out, config, count, scheduler, progress)
+    try:
+        with _StageProgress() as progress:
+            summary = build(sources, out, config, count, scheduler, progress)
+    except KeyboardInterrupt:
+        typer.echo("stopped by SIGINT; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         from dataclasses import asdict
 

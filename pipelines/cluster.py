@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from sarsense.errors import SarsenseError
 
 _IN_FLIGHT_PER_WORKER = 4
 _RETRIES = 2
+_IGNORE_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""for workers that Dask starts later, in place of dead ones"""
 
 
 class Runner(Protocol):
@@ -107,17 +110,30 @@ def open_runner(workers: int, scheduler: str | None) -> Iterator[Runner]:
     with (
         tempfile.TemporaryDirectory(prefix="sarsense-dask-") as scratch,
         dask.config.set({"temporary-directory": scratch}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,  # GDAL and NumPy keep one core busy; a process each keeps their memory apart
-            memory_limit="auto",
-            dashboard_address=None,  # type: ignore[arg-type]  # None: no dashboard, says its docstring
-            local_directory=scratch,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
     ):
-        yield DaskRunner(client)
+        with _deaf_to_ctrl_c():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,  # GDAL and NumPy keep one core busy; a process each keeps their memory apart
+                memory_limit="auto",
+                dashboard_address=None,  # type: ignore[arg-type]  # None: no dashboard, says its docstring
+                local_directory=scratch,
+                silence_logs=logging.CRITICAL,
+                preload=[_IGNORE_SIGINT],
+            )
+        with cluster, Client(cluster) as client:
+            yield DaskRunner(client)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started inside never see SIGINT: a terminal sends it to all processes of a command, and the workers
+    would answer with tracebacks. The main process hears it and ends them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited from here on, by Python too
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def default_workers() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,25 @@ def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(scenes: Path, re
     assert killed >= 3
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert content(out) == content(reference)
+
+
+def test_ctrl_c_says_one_line_and_the_same_command_goes_on(scenes: Path, reference: Path, tmp_path: Path):
+    """SIGINT to all processes, as a terminal sends it: no worker answers with a traceback."""
+    out = tmp_path / "corpus"
+    command = [*SARSENSE, "build", str(scenes), "--out", str(out), "--workers", "2", "--tile-size", "64"]
+    command += ["--shard-mib", "1", "--val-share", "0.3", "--cell-km", "3"]
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not list((out / ".build" / "measure").glob("*.json")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and printed == ""
+    lines = [line for line in told.splitlines() if not re.fullmatch(r"\w+: \d+", line)]
+    assert lines == ["stopped by SIGINT; the same command goes on from here"]
+    assert subprocess.run(command, capture_output=True).returncode == 0
     assert content(out) == content(reference)
 
 
