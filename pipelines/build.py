@@ -34,7 +34,7 @@ from pipelines.entries import (
 from pipelines.tasks import cut_task, measure_task, scan_task, shard_task
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, corpus_digest, open_corpus, write_manifest, write_tables
-from sarsense.cut import scene_id
+from sarsense.cut import scene_digest, scene_id
 from sarsense.dedup import duplicate_row, exact_duplicates
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.files import read_json, write_json
@@ -185,10 +185,10 @@ def _measure_all(entries: list[Entry], work: Path, runner: Runner, progress: Pro
 
 def _drop_duplicate_scenes(entries: list[Entry]) -> list[Any]:
     """Scenes with the same values at the same place: the smallest path is kept."""
-    used = {entry.file.path: entry for entry in entries if entry.status == "used"}
-    by_relative = sorted(used.values(), key=lambda e: (e.file.relative, e.file.path))
-    ranked = {f"{rank:09d}": entry for rank, entry in enumerate(by_relative)}
-    same = exact_duplicates((rank, str(e.identity)[-12:]) for rank, e in ranked.items())
+    used = sorted((e for e in entries if e.status == "used"), key=lambda e: (e.file.relative, e.file.path))
+    ranked = {f"{rank:09d}": entry for rank, entry in enumerate(used)}
+    digests = {r: scene_digest(e.scene, e.measurement) for r, e in ranked.items() if e.scene and e.measurement}
+    same = exact_duplicates(digests.items())
     rows = []
     for dropped, kept in sorted(same.items()):
         entry, original = ranked[dropped], ranked[kept]

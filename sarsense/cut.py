@@ -46,10 +46,15 @@ class CutTiles:
     """windows between the splits"""
 
 
-def scene_id(scene: Scene, measurement: Measurement) -> str:
-    """Name and a hash of content and place: the same wherever the file lies, and whatever it is packed in."""
+def scene_digest(scene: Scene, measurement: Measurement) -> str:
+    """SHA-256 of content and place: the same wherever the file lies, and whatever it is packed in."""
     identity = json.dumps([measurement.content_hash, scene.crs, scene.transform, scene.gcps])
-    return f"{scene.name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def scene_id(scene: Scene, measurement: Measurement) -> str:
+    """Name and the first digits of the digest."""
+    return f"{scene.name}-{scene_digest(scene, measurement)[:12]}"
 
 
 def cut_scene(
