@@ -103,7 +103,13 @@ def test_ctrl_c_says_one_line_and_the_same_command_goes_on(scenes: Path, referen
     command = [*SARSENSE, "build", str(scenes), "--out", str(out), "--workers", "2", "--tile-size", "64"]
     command += ["--shard-mib", "1", "--val-share", "0.3", "--cell-km", "3"]
     process = subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts background jobs, and with them this suite, with SIGINT ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not list((out / ".build" / "measure").glob("*.json")):
         time.sleep(0.01)
