@@ -42,6 +42,7 @@ sarsense_app.add_typer(shards_app, name="shards")
 _SOURCES = typer.Argument(metavar="SOURCE", help="Files, folders (searched to the bottom) or globs.")
 _CORPUS = typer.Argument(metavar="CORPUS", help="Folder of a finished corpus.")
 _JSON = typer.Option("--json", help="Print JSON for machines.")
+_CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, beta0, gamma0; none: digital numbers."
 _UNIT_HELP = "How values are stored: power, amplitude or db; for all sources. Without it: product, name, values."
 
 
@@ -91,6 +92,7 @@ def _scan(
     sources: Annotated[list[str], _SOURCES],
     tile_size: Annotated[int, typer.Option(help="Side of a tile in pixels.")] = _BUILD.tile_size,
     unit: Annotated[str | None, typer.Option(help=_UNIT_HELP)] = None,
+    calibrate: Annotated[str, typer.Option(help=_CALIBRATE_HELP)] = _BUILD.calibrate,
     polarisations: Annotated[str, typer.Option(help="Take only these, separated by commas; empty: all.")] = "",
     allow_unplaced: Annotated[bool, typer.Option(help="Take rasters without georeferencing.")] = False,
     workers: Annotated[int, typer.Option(help="Worker processes; 0: this process.")] = 0,
@@ -101,7 +103,11 @@ def _scan(
     from pipelines.build import scan
 
     config = _build_config(
-        tile_size=tile_size, unit=unit, polarisations=_words(polarisations), allow_unplaced=allow_unplaced
+        tile_size=tile_size,
+        unit=unit,
+        calibrate=calibrate,
+        polarisations=_words(polarisations),
+        allow_unplaced=allow_unplaced,
     )
     rows = scan(sources, config, workers)
     if as_json:
@@ -122,6 +128,7 @@ def _build(
     stride: Annotated[int | None, typer.Option(help="Pixels between tiles; default: the tile size.")] = None,
     polarisations: Annotated[str, typer.Option(help="Take only these, separated by commas; empty: all.")] = "",
     unit: Annotated[str | None, typer.Option(help=_UNIT_HELP)] = None,
+    calibrate: Annotated[str, typer.Option(help=_CALIBRATE_HELP)] = _BUILD.calibrate,
     allow_unplaced: Annotated[
         bool, typer.Option(help="Take rasters without georeferencing: no footprint, split by scene.")
     ] = False,
@@ -148,6 +155,7 @@ def _build(
         stride=stride,
         polarisations=_words(polarisations),
         unit=unit,
+        calibrate=calibrate,
         allow_unplaced=allow_unplaced,
         min_valid=min_valid,
         val_share=val_share,
@@ -267,6 +275,11 @@ def _build_config(**settings: Any) -> BuildConfig:
     unit = settings.get("unit")
     if unit is not None and unit not in ("power", "amplitude", "db"):
         raise typer.BadParameter(f"power, amplitude or db expected, '{unit}' found", param_hint="--unit")
+    calibrate = settings.get("calibrate")
+    if calibrate not in ("sigma0", "beta0", "gamma0", "none"):
+        raise typer.BadParameter(
+            f"sigma0, beta0, gamma0 or none expected, '{calibrate}' found", param_hint="--calibrate"
+        )
     return BuildConfig(**settings)
 
 

@@ -157,12 +157,11 @@ def _run_stage(
 
 
 def _scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Runner, progress: Progress) -> None:
-    decisive = [config.tile_size, config.unit, config.allow_unplaced, config.polarisations]
+    decisive = [config.tile_size, config.unit, config.calibrate, config.allow_unplaced, config.polarisations]
     jobs = []
     for entry in entries:
         if entry.status != "sidecar":
-            stat = Path(entry.file.path).stat()
-            identity = [entry.file.path, entry.file.relative, stat.st_size, stat.st_mtime_ns, decisive]
+            identity = [entry.file.path, entry.file.relative, entry.file.stamp(), decisive]
             result = work / "scan" / f"{identity_hash(identity)}.json"
             jobs.append((entry, result, (entry.file.path, entry.file.relative, config)))
     for entry, value in _run_stage("scan", runner, progress, scan_task, jobs):
@@ -173,8 +172,7 @@ def _measure_all(entries: list[Entry], work: Path, runner: Runner, progress: Pro
     jobs = []
     for entry in entries:
         if entry.scene is not None:
-            stat = Path(entry.file.path).stat()
-            identity = [entry.scene.to_json(), stat.st_size, stat.st_mtime_ns]
+            identity = [entry.scene.to_json(), entry.file.stamp()]
             jobs.append((entry, work / "measure" / f"{identity_hash(identity)}.json", (entry.scene,)))
     for entry, value in _run_stage("measure", runner, progress, measure_task, jobs):
         assert entry.scene is not None

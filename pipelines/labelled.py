@@ -129,7 +129,8 @@ def _scene_reader(
         images = []
         with open_raster(scene.path) as (dataset, _):
             for band, measured, limits in zip(scene.bands, measurement.bands, bounds, strict=True):
-                db = to_db(valid_power(dataset.read(band.index, window=window), band))
+                values = dataset.read(band.index, window=window)
+                db = to_db(valid_power(values, band, int(window.row_off), int(window.col_off)))
                 bias = np.float32(enl_bias_db(measured.enl, band.quantity))
                 images.append(encode(db - bias, limits.lo_db, limits.hi_db))
         with rasterio.open(labels) as dataset:

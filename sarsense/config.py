@@ -23,6 +23,8 @@ class BuildConfig:
     """take only these; empty: all"""
     unit: Literal["power", "amplitude", "db"] | None = None
     """how values are stored, for all sources; None: from the product, else from the values"""
+    calibrate: Literal["sigma0", "beta0", "gamma0", "none"] = "sigma0"
+    """the convention of products that deliver digital numbers with several look-up tables; none: digital numbers"""
     allow_unplaced: bool = False
     """take rasters without georeferencing: no footprint; split by scene"""
     min_valid: float = 0.9

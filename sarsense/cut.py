@@ -89,7 +89,7 @@ class _Cutter:
         size = self._config.tile_size
         bias = enl_bias_db(enl, band.quantity)
         for top in self._tops:
-            power = valid_power(read_rows(dataset, band.index, int(top), int(top) + size), band)
+            power = valid_power(read_rows(dataset, band.index, int(top), int(top) + size), band, row=int(top))
             db = to_db(power)
             codes = encode(db - np.float32(bias), bounds.lo_db, bounds.hi_db)
             geography = self._geography(top)

@@ -79,7 +79,7 @@ def _measure_band(dataset: Any, scene: Scene, band: Band, digest: Any) -> BandMe
         inner = slice(first - top, last - top)
         values = read_rows(dataset, band.index, top, bottom)
         digest.update(np.ascontiguousarray(values[inner]).data)
-        power = valid_power(values, band)
+        power = valid_power(values, band, row=top)
         despeckled = local_mean(power)[inner]
         power = power[inner]
         histogram += histogram_db(to_db(despeckled))
@@ -90,7 +90,9 @@ def _measure_band(dataset: Any, scene: Scene, band: Band, digest: Any) -> BandMe
     if valid == 0:
         raise SceneError("no valid pixel: every value is no data, zero or NaN")
     mean_db = 10.0 * float(np.log10(total / valid))
-    if band.quantity in ("sigma0", "gamma0", "backscatter") and not (_PLAUSIBLE_DB[0] <= mean_db <= _PLAUSIBLE_DB[1]):
+    if band.quantity in ("sigma0", "beta0", "gamma0", "backscatter") and not (
+        _PLAUSIBLE_DB[0] <= mean_db <= _PLAUSIBLE_DB[1]
+    ):
         raise SceneError(
             f"mean {band.polarisation} backscatter of {mean_db:+.1f} dB, read as {band.unit} ({band.evidence}): "
             f"not between {_PLAUSIBLE_DB[0]:g} and {_PLAUSIBLE_DB[1]:g} dB; give the right --unit"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
+from sarsense.calibration import Calibration, calibrate
 from sarsense.config import BuildConfig
 from sarsense.errors import SceneError
 from sarsense.products import Facts, recognise
@@ -42,6 +43,7 @@ class Band:
     nodata: float | None
     evidence: str
     confidence: float
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,17 @@ class Scene:
                 **value,
                 "transform": None if value["transform"] is None else tuple(value["transform"]),
                 "gcps": tuple(tuple(point) for point in value["gcps"]),
-                "bands": tuple(Band(**band) for band in value["bands"]),
+                "bands": tuple(_band_from_json(band) for band in value["bands"]),
                 "notes": tuple(value["notes"]),
             }
         )
+
+
+def _band_from_json(value: dict[str, Any]) -> Band:
+    calibration = value["calibration"]
+    if calibration is not None:
+        calibration = Calibration(**{**calibration, "files": tuple(calibration["files"])})
+    return Band(**{**value, "calibration": calibration})
 
 
 def describe_scene(path: str, relative: str, options: BuildConfig) -> Scene:
@@ -116,8 +125,8 @@ def describe_scene(path: str, relative: str, options: BuildConfig) -> Scene:
     refuse_other_quantities([stem, *folders])
     with open_raster(path) as (dataset, warnings):
         tags = dataset.tags()
-        facts = recognise(PurePosixPath(path), tags)
-        crs, transform, gcps = _geometry(dataset)
+        facts = recognise(path, tags, None if options.calibrate == "none" else options.calibrate)
+        crs, transform, gcps = _geometry(dataset, facts)
         bands: list[Band] = []
         left_out: list[str] = []
         for index in range(1, dataset.count + 1):
@@ -162,8 +171,10 @@ def describe_scene(path: str, relative: str, options: BuildConfig) -> Scene:
         )
 
 
-def valid_power(values: np.ndarray, band: Band) -> np.ndarray:
-    """Linear power, float32, of stored values of a band, of any shape; NaN where there is no measurement.
+def valid_power(values: np.ndarray, band: Band, row: int = 0, col: int = 0) -> np.ndarray:
+    """Linear power, float32, of stored values of a band; NaN where there is no measurement.
+
+    `values`: rows x columns whose first pixel is (row, col) of the raster, which only look-up tables want to know.
 
     Not valid: the declared no-data value, NaN and infinity, zero and negative power, and exact zeros of float
     rasters (a fill value that nobody declared: 0 dB would be very bright). An 8-bit picture's 0 is a dark pixel,
@@ -179,7 +190,7 @@ def valid_power(values: np.ndarray, band: Band) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         power = to_power(values, band.unit, band.scale_factor)
     power[~(valid & (power > 0) & np.isfinite(power))] = np.nan
-    return power
+    return power if band.calibration is None else calibrate(power, band.calibration, row, col)
 
 
 def _describe_band(
@@ -204,6 +215,7 @@ def _describe_band(
         nodata=nodata,
         evidence=choice.evidence,
         confidence=round(choice.confidence, 3),
+        calibration=facts.calibration if choice.unit == facts.unit else None,
     )
 
 
@@ -216,9 +228,7 @@ def _polarisation(description: str, facts: Facts, tags: dict[str, str], stem: st
     return None
 
 
-def _geometry(
-    dataset: Any,
-) -> tuple[str | None, tuple[float, ...] | None, tuple[tuple[float, ...], ...]]:
+def _geometry(dataset: Any, facts: Facts) -> tuple[str | None, tuple[float, ...] | None, tuple[tuple[float, ...], ...]]:
     """CRS, affine and GCPs; the GCPs' CRS is not the dataset's, which is None where only GCPs place a scene."""
     if dataset.crs is not None and not dataset.transform.is_identity:
         return _crs_name(dataset.crs), tuple(dataset.transform)[:6], ()
@@ -226,6 +236,8 @@ def _geometry(
     if len(gcps) >= 4 and gcp_crs is not None:
         every = max(1, len(gcps) // _MAX_GCPS)
         return _crs_name(gcp_crs), None, tuple((p.row, p.col, p.x, p.y) for p in gcps[::every])
+    if len(facts.gcps) >= 4:
+        return "EPSG:4326", None, facts.gcps
     return None, None, ()
 
 

@@ -23,6 +23,17 @@ class SourceFile:
     is_raster: bool
     """False for annotation, headers, read-me files and the like: what stands beside rasters"""
 
+    def stamp(self) -> list[int]:
+        """Size and time of the file, and times of the folders that hold its metadata: what is kept of it by an earlier
+        build holds as long as these stay. A file that vanished has none of them."""
+        path = Path(self.path)
+        folders = (path.parent, path.parent.parent / "annotation", path.parent.parent / "annotation" / "calibration")
+        try:
+            facts = path.stat()
+            return [facts.st_size, facts.st_mtime_ns, *(f.stat().st_mtime_ns for f in folders if f.is_dir())]
+        except OSError:
+            return []
+
 
 def list_sources(sources: list[str], exclude: Path | None = None) -> list[SourceFile]:
     """All files of the sources, sorted by relative path, each once; what lies in `exclude` is left out.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
+from sarsense.calibration import Calibration
 from sarsense.radiometry import Quantity, Unit
 
 
@@ -31,10 +31,17 @@ class Facts:
     """nominal number of looks"""
     evidence: str = ""
     """which name or tag says the unit"""
+    calibration: Calibration | None = None
+    """how digital numbers become `quantity`; None: the values are it, or nothing is known"""
+    gcps: tuple[tuple[float, ...], ...] = ()
+    """row, col, lon, lat of ground control points that the metadata hold, for rasters without georeferencing"""
 
 
-def recognise(path: PurePosixPath, tags: Mapping[str, str]) -> Facts:
-    """The facts of the first product module that knows the file. `path` is relative to its source."""
+def recognise(path: str, tags: Mapping[str, str], calibrate: Quantity | None = "sigma0") -> Facts:
+    """The facts of the first product module that knows the raster at `path` (as GDAL opens it).
+
+    `calibrate`: the convention wanted of products that deliver several; None: digital numbers as they are.
+    """
     from sarsense.products import generic, sentinel1
 
-    return sentinel1.recognise(path, tags) or generic.recognise(path, tags)
+    return sentinel1.recognise(path, tags, calibrate) or generic.recognise(path, tags)

@@ -11,9 +11,10 @@ from sarsense.products import Facts
 _MATRIX_ELEMENT = re.compile(r"^[CT](\d)(\d)(_real|_imag)?$", re.IGNORECASE)
 
 
-def recognise(path: PurePosixPath, tags: Mapping[str, str]) -> Facts:
+def recognise(path: str, tags: Mapping[str, str]) -> Facts:
+    stem = PurePosixPath(path).stem
     looks = tags.get("LOOKS")
-    matrix = _MATRIX_ELEMENT.match(path.stem)
+    matrix = _MATRIX_ELEMENT.match(stem)
     diagonal = matrix is not None and matrix[1] == matrix[2]
     return Facts(
         product="PolSAR matrix" if matrix else "generic",
@@ -24,5 +25,5 @@ def recognise(path: PurePosixPath, tags: Mapping[str, str]) -> Facts:
         unit="power" if diagonal else None,
         quantity="backscatter" if diagonal else None,
         looks=float(looks) if looks and re.fullmatch(r"\d+(\.\d+)?", looks) else None,
-        evidence=f"name {path.stem}: diagonal of a matrix" if diagonal else "",
+        evidence=f"name {stem}: diagonal of a matrix" if diagonal else "",
     )

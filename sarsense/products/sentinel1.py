@@ -2,7 +2,7 @@
 
 Names: Sentinel-1 Product Specification (S1-RS-MDA-52-7441), section 3.4; the measurement files of a SAFE; pyroSAR
 (`S1A__IW___A_20150309T173017_VV_...`) and the Equi7 products of TU Wien (`...S1AIWGRDH1VVA...`, dB x `scale_factor`).
-Calibration tables are not applied yet: digital numbers of a GRD are amplitude, labelled uncalibrated.
+`sentinel1_safe` calibrates the measurements of a SAFE.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from sarsense.products import Facts
+from sarsense.products import Facts, sentinel1_safe
+from sarsense.radiometry import Quantity
 
 _PRODUCT = re.compile(
     r"S1(?P<unit>[A-D])[_-]+(?P<mode>IW|EW|WV|S\d|SM)\d?[_-]+(?P<kind>GRD|SLC|RTC|[AD])[FHM_-]*.*?"
@@ -21,7 +22,8 @@ _PRODUCT = re.compile(
 _EQUI7 = re.compile(r"S1(?P<unit>[A-D])(?P<mode>IW|EW|SM)GRD[HMF]\d(?P<pol>VV|VH|HH|HV)[AD]")
 
 
-def recognise(path: PurePosixPath, tags: Mapping[str, str]) -> Facts | None:
+def recognise(full_path: str, tags: Mapping[str, str], calibrate: Quantity | None) -> Facts | None:
+    path = PurePosixPath(full_path)
     equi7 = _EQUI7.search(path.name)
     if equi7:
         stored_db = tags.get("variable_name") == "SIG0"
@@ -43,7 +45,7 @@ def recognise(path: PurePosixPath, tags: Mapping[str, str]) -> Facts | None:
     kind = match["kind"].upper()
     # only the mission's own measurement files hold digital numbers; others borrow the name for their products
     measurement = "measurement" in path.parts[:-1]
-    return Facts(
+    facts = Facts(
         product=f"Sentinel-1 {kind}" if kind in ("GRD", "SLC", "RTC") else "Sentinel-1 derived",
         sensor="S1",
         mode=match["mode"].upper(),
@@ -52,6 +54,7 @@ def recognise(path: PurePosixPath, tags: Mapping[str, str]) -> Facts | None:
         quantity="uncalibrated" if measurement else None,
         evidence=f"measurement of a Sentinel-1 {kind}" if measurement else "",
     )
+    return sentinel1_safe.complete(full_path, facts, calibrate) if measurement else facts
 
 
 def _iso(text: str) -> str | None:

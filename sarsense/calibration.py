@@ -1,0 +1,113 @@
+"""Digital numbers -> backscatter, by what a product delivers: a gain, gains by column, or look-up tables.
+
+All products of the field fit one form, power = (|DN|^2 - noise) x gain, with gain and noise either numbers or tables
+over (line, pixel) of the raster. Which numbers, and where they stand, is the product modules' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+NOISE_FLOOR = 0.1
+"""noise-subtracted power is kept above this share of the noise itself: dark water is dark, not missing"""
+
+Tables = Literal["", "sentinel1", "radarsat"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How |DN|^2 of a band becomes backscatter. Plain values, it travels in a `Scene`; tables stay in their files."""
+
+    gain: float = 1.0
+    """factor on |DN|^2 (of what the tables give, where there are any)"""
+    tables: Tables = ""
+    """which product module reads `files`"""
+    files: tuple[str, ...] = ()
+    variant: str = ""
+    """what the module needs beside the files: the name of a look-up table, detected or complex"""
+
+
+@dataclass(frozen=True)
+class Lut:
+    """Values at (line, pixel) nodes; each line has its own pixels. Bilinear between, constant outside."""
+
+    lines: np.ndarray
+    """float64 (n,), rising"""
+    pixels: tuple[np.ndarray, ...]
+    """of each line, rising"""
+    values: tuple[np.ndarray, ...]
+
+    def rows(self, first: int, last: int, width: int) -> np.ndarray:
+        """float32 (last - first, width): the values of whole rows of a raster of `width` columns."""
+        at = np.arange(first, last, dtype=np.float64)
+        upper = np.clip(np.searchsorted(self.lines, at, side="right"), 1, max(len(self.lines) - 1, 1))
+        lower = upper - 1
+        upper = np.minimum(upper, len(self.lines) - 1)
+        span = np.maximum(self.lines[upper] - self.lines[lower], 1e-9)
+        share = np.clip((at - self.lines[lower]) / span, 0.0, 1.0).astype(np.float32)[:, None]
+        columns = np.arange(width, dtype=np.float64)
+        nodes = {
+            int(k): np.interp(columns, self.pixels[k], self.values[k]).astype(np.float32)
+            for k in np.unique(np.concatenate([lower, upper]))
+        }
+        out = np.empty((last - first, width), np.float32)
+        for row, (low, high) in enumerate(zip(lower, upper, strict=True)):
+            out[row] = nodes[int(low)] + share[row] * (nodes[int(high)] - nodes[int(low)])
+        return out
+
+
+@dataclass(frozen=True)
+class NoiseBlock:
+    """Scalloping of the noise along azimuth over a part of the raster (Sentinel-1, IPF 2.90 and later)."""
+
+    first_line: int
+    last_line: int
+    first_pixel: int
+    last_pixel: int
+    lines: np.ndarray
+    factors: np.ndarray
+
+
+RowTables = Callable[[int, int, int], tuple[np.ndarray, np.ndarray | None]]
+"""(first row, last row, width) -> gain and noise of those rows, float32 each; None: no noise to take off"""
+
+
+def calibrate(power: np.ndarray, calibration: Calibration, row: int = 0, col: int = 0) -> np.ndarray:
+    """Backscatter, float32, of |DN|^2 (float32, rows x columns, whose first pixel is (row, col) of the raster).
+
+    Where the noise exceeds the signal the result is `NOISE_FLOOR` of the noise; NaN stays NaN.
+    """
+    if not calibration.tables:
+        return power * np.float32(calibration.gain)
+    gain, noise = _tables(calibration)(row, row + power.shape[0], col + power.shape[1])
+    if noise is not None:
+        noise = noise[:, col:]
+        power = np.maximum(power - noise, np.float32(NOISE_FLOOR) * np.abs(noise))
+    return power * gain[:, col:] * np.float32(calibration.gain)
+
+
+@lru_cache(maxsize=8)
+def _tables(calibration: Calibration) -> RowTables:
+    """The tables, read once a process and scene, not once a strip."""
+    from sarsense.products import radarsat, sentinel1_safe
+
+    module = {"sentinel1": sentinel1_safe, "radarsat": radarsat}[calibration.tables]
+    return module.load_tables(calibration)
+
+
+def scalloped(noise: np.ndarray, first_row: int, blocks: Sequence[NoiseBlock]) -> np.ndarray:
+    """Range noise (rows from `first_row` on) times the azimuth factors of the blocks; what no block covers stays."""
+    last_row = first_row + noise.shape[0]
+    out = noise.copy()
+    for block in blocks:
+        top, bottom = max(block.first_line, first_row), min(block.last_line + 1, last_row)
+        if top >= bottom:
+            continue
+        factor = np.interp(np.arange(top, bottom), block.lines, block.factors).astype(np.float32)
+        out[top - first_row : bottom - first_row, block.first_pixel : block.last_pixel + 1] *= factor[:, None]
+    return out

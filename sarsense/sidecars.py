@@ -1,0 +1,104 @@
+"""Files beside a raster, in a folder or inside a zip: annotation, calibration tables, JSON.
+
+Paths are strings as GDAL takes them: `/data/x.tif`, or `/vsizip//data/x.zip/inside.tif`.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from fnmatch import fnmatch
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree import ElementTree
+
+from sarsense.errors import SceneError
+
+ZIP_PREFIX = "/vsizip/"
+
+
+def split_zip(path: str) -> tuple[Path, str] | None:
+    """(zip file, name inside) of a /vsizip/ path; None for a plain one."""
+    if not path.startswith(ZIP_PREFIX):
+        return None
+    outer, _, inner = path.removeprefix(ZIP_PREFIX).partition(".zip/")
+    return Path(f"{outer}.zip"), inner
+
+
+def find_beside(path: str, folder: str, pattern: str) -> str | None:
+    """The first file, by name, of `folder` (relative to the raster's own, as "../annotation") whose name matches
+    `pattern` (fnmatch, in any case); None where there is none."""
+    zipped = split_zip(path)
+    if zipped is not None:
+        archive, inner = zipped
+        wanted = _normal(PurePosixPath(inner).parent / folder)
+        names = [PurePosixPath(name) for name in _zip_names(archive) if _normal(PurePosixPath(name).parent) == wanted]
+        found = sorted(str(name) for name in names if fnmatch(name.name.lower(), pattern.lower()))
+        return f"{ZIP_PREFIX}{archive}/{found[0]}" if found else None
+    place = Path(path).parent / folder
+    if not place.is_dir():
+        return None
+    matching = sorted(child for child in place.iterdir() if fnmatch(child.name.lower(), pattern.lower()))
+    return str(matching[0]) if matching else None
+
+
+def read_xml(path: str) -> ElementTree.Element:
+    """The root of an XML file; SceneError, with the file named, where it cannot be read."""
+    try:
+        return ElementTree.fromstring(_read(path))
+    except (OSError, KeyError, zipfile.BadZipFile, ElementTree.ParseError) as error:
+        raise SceneError(f"its metadata {path} cannot be read: {error}; fetch the product again") from error
+
+
+def read_json_beside(path: str) -> dict[str, Any]:
+    """A JSON object; SceneError, with the file named, where it cannot be read."""
+    try:
+        value = json.loads(_read(path))
+    except (OSError, KeyError, zipfile.BadZipFile, ValueError) as error:
+        raise SceneError(f"its metadata {path} cannot be read: {error}; fetch the product again") from error
+    if not isinstance(value, dict):
+        raise SceneError(f"its metadata {path}: a JSON object expected, {type(value).__name__} found")
+    return value
+
+
+def text_of(root: ElementTree.Element, tag: str) -> str | None:
+    """Text of the first element named `tag` at any depth, in any namespace (RADARSAT and RCM use them)."""
+    for element in root.iter():
+        if element.tag.rpartition("}")[2] == tag and element.text:
+            return element.text.strip()
+    return None
+
+
+def number_of(root: ElementTree.Element, tag: str, path: str) -> float:
+    """The number in the first element named `tag`; SceneError, with the file named, where there is none."""
+    text = text_of(root, tag)
+    try:
+        return float(text or "")
+    except ValueError:
+        found = "nothing" if text is None else f"'{text[:40]}'"
+        raise SceneError(f"its metadata {path}: a number expected in <{tag}>, {found} found") from None
+
+
+def _read(path: str) -> bytes:
+    zipped = split_zip(path)
+    if zipped is None:
+        return Path(path).read_bytes()
+    with zipfile.ZipFile(zipped[0]) as archive:
+        return archive.read(zipped[1])
+
+
+@lru_cache(maxsize=16)
+def _zip_names(archive: Path) -> tuple[str, ...]:
+    with zipfile.ZipFile(archive) as opened:
+        return tuple(opened.namelist())
+
+
+def _normal(path: PurePosixPath) -> tuple[str, ...]:
+    parts: list[str] = []
+    for part in path.parts:
+        if part == "..":
+            del parts[-1:]
+        elif part != ".":
+            parts.append(part)
+    return tuple(parts)
