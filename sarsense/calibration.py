@@ -16,7 +16,7 @@ import numpy as np
 NOISE_FLOOR = 0.1
 """noise-subtracted power is kept above this share of the noise itself: dark water is dark, not missing"""
 
-Tables = Literal["", "sentinel1", "radarsat"]
+Tables = Literal["", "sentinel1", "radarsat", "terrasar"]
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ def calibrate(power: np.ndarray, calibration: Calibration, row: int = 0, col: in
 @lru_cache(maxsize=8)
 def _tables(calibration: Calibration) -> RowTables:
     """The tables, read once a process and scene, not once a strip."""
-    from sarsense.products import radarsat, sentinel1_safe
+    from sarsense.products import radarsat, sentinel1_safe, terrasar
 
-    module = {"sentinel1": sentinel1_safe, "radarsat": radarsat}[calibration.tables]
-    return module.load_tables(calibration)
+    modules = {"sentinel1": sentinel1_safe, "radarsat": radarsat, "terrasar": terrasar}
+    return modules[calibration.tables].load_tables(calibration)
 
 
 def scalloped(noise: np.ndarray, first_row: int, blocks: Sequence[NoiseBlock]) -> np.ndarray:

@@ -206,16 +206,17 @@ def _describe_band(
     if np.issubdtype(dtype, np.inexact):
         sample = sample[sample != 0]  # an untagged fill value far more often than a measurement
     choice = choose_unit(sample, dtype, facts, dataset.units[index - 1] or "", [stem, description], explicit)
+    calibrated = facts.calibration is None or choice.unit == facts.unit
     return Band(
         index=index,
         polarisation=_polarisation(description, facts, tags, stem) or f"b{index}",
         unit=choice.unit,
-        quantity=choice.quantity,
+        quantity=choice.quantity if calibrated else "uncalibrated",
         scale_factor=facts.scale_factor,
         nodata=nodata,
         evidence=choice.evidence,
         confidence=round(choice.confidence, 3),
-        calibration=facts.calibration if choice.unit == facts.unit else None,
+        calibration=facts.calibration if calibrated else None,
     )
 
 

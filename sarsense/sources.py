@@ -1,12 +1,17 @@
-"""Which files a SOURCE names: a file, a folder (searched to the bottom) or a glob. Every file is accounted for."""
+"""Which files a SOURCE names: a file, a folder (searched to the bottom), a zip or a glob. Every file is accounted for.
+
+The members of a zip count as files of their own: a zipped SAFE is read without unpacking.
+"""
 
 from __future__ import annotations
 
 import glob
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from sarsense.errors import SarsenseError
+from sarsense.sidecars import ZIP_PREFIX, split_zip
 
 RASTER_SUFFIXES = frozenset(".tif .tiff .gtiff .png .jpg .jpeg .jp2 .bin .img .vrt .npy .nitf .ntf .h5 .nc".split())
 _NEEDS_HEADER = frozenset([".bin", ".img"])
@@ -26,7 +31,8 @@ class SourceFile:
     def stamp(self) -> list[int]:
         """Size and time of the file, and times of the folders that hold its metadata: what is kept of it by an earlier
         build holds as long as these stay. A file that vanished has none of them."""
-        path = Path(self.path)
+        zipped = split_zip(self.path)
+        path = zipped[0] if zipped else Path(self.path)
         folders = (path.parent, path.parent.parent / "annotation", path.parent.parent / "annotation" / "calibration")
         try:
             facts = path.stat()
@@ -49,7 +55,8 @@ def list_sources(sources: list[str], exclude: Path | None = None) -> list[Source
             if hidden is not None and absolute.is_relative_to(hidden):
                 continue
             relative = path.relative_to(root).as_posix()
-            found.setdefault(str(absolute), SourceFile(str(absolute), relative, _is_raster(path)))
+            for file in _members(absolute, relative) or [SourceFile(str(absolute), relative, _is_raster(path))]:
+                found.setdefault(file.path, file)
     files = sorted(found.values(), key=lambda file: (file.relative, file.path))
     if not any(file.is_raster for file in files):
         listed = ", ".join(sources)
@@ -76,8 +83,28 @@ def _expand(source: str) -> tuple[Path, list[Path]]:
     return root, files
 
 
+def _members(archive: Path, relative: str) -> list[SourceFile]:
+    """The files in a zip; none where it is no zip. A damaged zip stays a file, which is then refused as a raster."""
+    if archive.suffix.lower() != ".zip":
+        return []
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            names = [member.filename for member in opened.infolist() if not member.is_dir()]
+    except (OSError, zipfile.BadZipFile):
+        return [SourceFile(str(archive), relative, True)]
+    return [
+        SourceFile(f"{ZIP_PREFIX}{archive}/{name}", f"{relative}/{name}", _has_raster_suffix(Path(name)))
+        for name in names
+    ]
+
+
+def _has_raster_suffix(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in RASTER_SUFFIXES and suffix not in _NEEDS_HEADER
+
+
 def _is_raster(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in _NEEDS_HEADER:
         return suffix == ".img" or path.with_suffix(".hdr").exists() or Path(f"{path}.hdr").exists()
-    return suffix in RASTER_SUFFIXES
+    return _has_raster_suffix(path)

@@ -1,11 +1,12 @@
 """What the files of a provider say of a scene: one small module a provider, behind one function.
 
-A product module has `recognise(path, tags) -> Facts | None`: facts read from names and tags alone, never guesses.
+A product module has `recognise(path, ...) -> Facts | None`: facts read from names, tags and metadata, never guesses.
 The first module that recognises a file speaks for it; `generic` speaks for all others.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,11 +38,30 @@ class Facts:
     """row, col, lon, lat of ground control points that the metadata hold, for rasters without georeferencing"""
 
 
+def iso_time(text: str) -> str | None:
+    """20180716T004042, '2016-01-29 17:15:12', 2023-10-03-02-10-49 -> 2018-07-16T00:40:42Z; None if it is no time."""
+    digits = re.sub(r"\D", "", text)
+    if len(digits) != 14:
+        return None
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}T{digits[8:10]}:{digits[10:12]}:{digits[12:]}Z"
+
+
 def recognise(path: str, tags: Mapping[str, str], calibrate: Quantity | None = "sigma0") -> Facts:
     """The facts of the first product module that knows the raster at `path` (as GDAL opens it).
 
     `calibrate`: the convention wanted of products that deliver several; None: digital numbers as they are.
     """
-    from sarsense.products import generic, sentinel1
+    from sarsense.products import alos, capella, gaofen, generic, iceye, radarsat, rtc, sentinel1, terrasar, umbra
 
-    return sentinel1.recognise(path, tags, calibrate) or generic.recognise(path, tags)
+    return (
+        rtc.recognise(path)
+        or sentinel1.recognise(path, tags, calibrate)
+        or capella.recognise(path, tags)
+        or umbra.recognise(path)
+        or iceye.recognise(path, tags)
+        or terrasar.recognise(path, calibrate)
+        or radarsat.recognise(path, calibrate)
+        or alos.recognise(path)
+        or gaofen.recognise(path)
+        or generic.recognise(path, tags)
+    )

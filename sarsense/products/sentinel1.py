@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from sarsense.products import Facts, sentinel1_safe
+from sarsense.products import Facts, iso_time, sentinel1_safe
 from sarsense.radiometry import Quantity
 
 _PRODUCT = re.compile(
@@ -31,7 +31,7 @@ def recognise(full_path: str, tags: Mapping[str, str], calibrate: Quantity | Non
             product="Sentinel-1 Equi7",
             sensor="S1",
             mode=equi7["mode"],
-            datetime=_iso(tags.get("time_begin", "")),
+            datetime=iso_time(tags.get("time_begin", "")),
             polarisation=equi7["pol"],
             unit="db" if stored_db else None,
             quantity="sigma0" if stored_db else None,
@@ -49,17 +49,9 @@ def recognise(full_path: str, tags: Mapping[str, str], calibrate: Quantity | Non
         product=f"Sentinel-1 {kind}" if kind in ("GRD", "SLC", "RTC") else "Sentinel-1 derived",
         sensor="S1",
         mode=match["mode"].upper(),
-        datetime=_iso(match["start"]),
+        datetime=iso_time(match["start"]),
         unit=None if not measurement else "complex" if kind == "SLC" else "amplitude",
         quantity="uncalibrated" if measurement else None,
         evidence=f"measurement of a Sentinel-1 {kind}" if measurement else "",
     )
     return sentinel1_safe.complete(full_path, facts, calibrate) if measurement else facts
-
-
-def _iso(text: str) -> str | None:
-    """20180716T004042 or '2016-01-29 17:15:12' -> 2018-07-16T00:40:42Z."""
-    digits = re.sub(r"\D", "", text)
-    if len(digits) != 14:
-        return None
-    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}T{digits[8:10]}:{digits[10:12]}:{digits[12:]}Z"
