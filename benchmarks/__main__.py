@@ -1,6 +1,7 @@
 """All benchmarks: `make bench`, or `python -m benchmarks`. Tables on standard output."""
 
-from benchmarks import build, stream
+from benchmarks import build, ingest, stream
 
 build.main()
+ingest.main()
 stream.main()

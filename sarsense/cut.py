@@ -146,7 +146,7 @@ class _Cutter:
             ring = placed.footprints[index]
             split = split_of_footprint(ring, config.seed, config.val_share, config.cell_km)
             where = {
-                "lon": round(float(placed.centres[index, 0]), 7),
+                "lon": round((float(placed.centres[index, 0]) + 180.0) % 360.0 - 180.0, 7),
                 "lat": round(float(placed.centres[index, 1]), 7),
                 "spacing_x_m": round(float(placed.spacing[index, 0]), 4),
                 "spacing_y_m": round(float(placed.spacing[index, 1]), 4),

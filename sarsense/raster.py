@@ -18,7 +18,7 @@ from rasterio.windows import Window
 
 from sarsense.errors import SceneError
 
-GDAL_CACHE_BYTES = 256 * 2**20
+GDAL_CACHE_BYTES = 128 * 2**20
 """GDAL_CACHEMAX is passed in bytes: through rasterio.Env a small number means bytes, not MB"""
 
 _RASTERIO_LOG = logging.getLogger("rasterio")

@@ -27,6 +27,8 @@ _SAMPLE_GRID = 4
 _SAMPLE_SIDE = 256
 _ENOUGH_SAMPLES = 10_000
 _MAX_GCPS = 400
+_MAX_WIDTH, _MAX_PIXELS = 250_000, 40_000_000_000
+"""larger than any product; a damaged header may claim more, and a sparse file may hold as much of nothing"""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,11 @@ def describe_scene(path: str, relative: str, options: BuildConfig) -> Scene:
     stem = PurePosixPath(relative).stem
     refuse_other_quantities([stem, *folders])
     with open_raster(path) as (dataset, warnings):
+        if dataset.width > _MAX_WIDTH or dataset.width * dataset.height > _MAX_PIXELS:
+            raise SceneError(
+                f"claims {dataset.height} x {dataset.width} pixels, at most {_MAX_WIDTH:,} columns and {_MAX_PIXELS:,} "
+                "pixels are taken: a damaged header, or a mosaic to be cut up first"
+            )
         tags = dataset.tags()
         facts = recognise(path, tags, None if options.calibrate == "none" else options.calibrate)
         crs, transform, gcps = _geometry(dataset, facts)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 
 from sarsense.config import BuildConfig
+from sarsense.products import recognise
 from sarsense.scene import Scene, describe_scene
 from sarsense.tiling import grid, place_tiles, to_lonlat
 from tests.conftest import speckled_power, write_raster
@@ -103,3 +104,57 @@ def test_real_gcp_scene_lies_in_south_india(real_data):
     placed = place_tiles(scene, np.array([0, 1024]), np.array([0, 512]), 256)
     assert (placed.centres > [75, 8]).all() and (placed.centres < [82, 16]).all()
     np.testing.assert_allclose(placed.spacing, 200, rtol=0.15)  # README: decimated to about 200 m
+
+
+def _swath(lon_0, lat_0, heading=-12.0, size=2000, every=200, spacing=40.0):
+    """GCPs (row, col, lon, lat) of a swath of `size` pixels around a place, by geodesics from its centre."""
+    geod = pyproj.Geod(ellps="WGS84")
+    rows, cols = np.meshgrid(np.arange(0, size + 1, every), np.arange(0, size + 1, every), indexing="ij")
+    east, south = (cols - size / 2) * spacing, (rows - size / 2) * spacing
+    azimuth, distance = np.degrees(np.arctan2(east, -south)) + heading, np.hypot(east, south)
+    lon, lat, _ = geod.fwd(np.full(rows.shape, lon_0), np.full(rows.shape, lat_0), azimuth, distance)
+    return tuple(zip(*(v.ravel().astype(float).tolist() for v in (rows, cols, lon, lat)), strict=True))
+
+
+@settings(max_examples=25, deadline=None)
+@given(lon_0=st.sampled_from([179.9, -179.95, 180.0, 10.0]), lat_0=st.floats(-85, 85))
+def test_gcp_scenes_across_180_degrees_and_near_the_poles(lon_0, lat_0):
+    """Points half-way between GCPs lie where the geodesic from the centre says: longitudes of +179.9 and -179.9 are
+    not averaged to 0, and degrees that run together near a pole do not bend the scene."""
+    scene = replace(SCENE, crs="EPSG:4326", transform=None, gcps=_swath(lon_0, lat_0), width=2000, height=2000)
+    rows, cols = np.meshgrid(np.arange(100, 2000, 200), np.arange(100, 2000, 200), indexing="ij")
+    east, south = (cols - 1000) * 40.0, (rows - 1000) * 40.0
+    geod = pyproj.Geod(ellps="WGS84")
+    azimuth = np.degrees(np.arctan2(east, -south)) - 12.0
+    start = np.full(rows.shape, lon_0), np.full(rows.shape, lat_0)
+    lon, lat, _ = geod.fwd(*start, azimuth, np.hypot(east, south))
+    found_lon, found_lat = to_lonlat(scene, cols.astype(float), rows.astype(float))
+    _, _, metres = geod.inv(lon, lat, found_lon, found_lat)
+    assert np.max(metres) < 40.0  # a pixel, in the corners, where a spline is loosest
+    elsewhere = replace(scene, gcps=_swath(10.0, lat_0))
+    other_lon, other_lat = to_lonlat(elsewhere, cols.astype(float), rows.astype(float))
+    _, _, metres = geod.inv(other_lon - 10.0 + lon_0, other_lat, found_lon, found_lat)
+    assert np.max(metres) < 0.01  # the Earth turns under the scene: nothing else happens at 180 degrees
+    placed = place_tiles(scene, np.array([0, 900]), np.array([0, 900]), 256)
+    assert np.ptp(placed.footprints[..., 0], axis=1).max() < 90
+    for ring, spacing, close in zip(placed.footprints, placed.spacing, (5e-3, 1e-3), strict=True):  # corner, middle
+        area, _ = geod.polygon_area_perimeter(*ring.T)
+        assert abs(area) == pytest.approx((256 * 40.0) ** 2, rel=close)
+        np.testing.assert_allclose(spacing, 40.0, rtol=close)
+
+
+def test_gcps_of_a_real_grid_go_where_gdals_own_spline_puts_them(real_data):
+    """The geolocation grid of a Sentinel-1 scene: GDAL's thin-plate spline against ours, to 0.1 pixel of 10 m."""
+    from rasterio.transform import GCPTransformer
+
+    safe = next((real_data / "s1-grd-safe").glob("*.SAFE"))
+    facts = recognise(str(next((safe / "measurement").glob("*.tiff"))), {})
+    scene = replace(SCENE, crs="EPSG:4326", transform=None, gcps=facts.gcps, width=26102, height=16705)
+    rng = np.random.default_rng(0)
+    rows, cols = rng.uniform(0, 16704, 400), rng.uniform(0, 26101, 400)
+    points = [GroundControlPoint(row=r, col=c, x=x, y=y) for r, c, x, y in facts.gcps]
+    with GCPTransformer(points, tps=True) as transformer:
+        lon, lat = transformer.xy(rows, cols, offset="ul")
+    found = to_lonlat(scene, cols, rows)
+    _, _, metres = pyproj.Geod(ellps="WGS84").inv(lon, lat, *found)
+    assert np.max(metres) < 1.0
