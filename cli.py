@@ -39,7 +39,10 @@ dic3l_app = typer.Typer(
 shards_app = typer.Typer(help="Look into a corpus: list, count, show, verify.", no_args_is_help=True)
 sarsense_app.add_typer(shards_app, name="shards")
 
-_SOURCES = typer.Argument(metavar="SOURCE", help="Files, folders (searched to the bottom) or globs.")
+_SOURCES = typer.Argument(
+    metavar="SOURCE",
+    help="Files, folders (searched to the bottom), zips, globs, or a list of scenes: STAC (JSON), CSV, Parquet.",
+)
 _CORPUS = typer.Argument(metavar="CORPUS", help="Folder of a finished corpus.")
 _JSON = typer.Option("--json", help="Print JSON for machines.")
 _CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, beta0, gamma0; none: digital numbers."
@@ -95,7 +98,7 @@ def _scan(
     calibrate: Annotated[str, typer.Option(help=_CALIBRATE_HELP)] = _BUILD.calibrate,
     polarisations: Annotated[str, typer.Option(help="Take only these, separated by commas; empty: all.")] = "",
     allow_unplaced: Annotated[bool, typer.Option(help="Take rasters without georeferencing.")] = False,
-    workers: Annotated[int, typer.Option(help="Worker processes; 0: this process.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: this process.")] = 0,
     strict: Annotated[bool, typer.Option(help="Exit with 3 when a raster is refused.")] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -138,7 +141,8 @@ def _build(
     shard_mib: Annotated[int, typer.Option(help="Size of a shard, at most, in MiB.")] = _BUILD.shard_mib,
     seed: Annotated[int, typer.Option(help="Of the splits and of the order of tiles.")] = _BUILD.seed,
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes of the Dask LocalCluster; 0: this process; default: cores.")
+        int | None,
+        typer.Option(min=0, help="Worker processes of the Dask LocalCluster; 0: this process; default: cores."),
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use, tcp://host:port.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 3 when a raster was refused.")] = False,
@@ -184,7 +188,7 @@ def _build(
 def _shards_ls(
     corpus: Annotated[Path, _CORPUS],
     split: Annotated[str | None, typer.Option(help="train or val; default: both.")] = None,
-    limit: Annotated[int, typer.Option(help="Tiles to list; 0: all.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="Tiles to list; 0: all.")] = 20,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """List tiles: key, shard, place, level."""
@@ -463,7 +467,7 @@ def _pretrain(
     seed: Annotated[int | None, _setting("seed")] = None,
     precision: Annotated[str | None, _setting("precision")] = None,
     device: Annotated[str | None, _setting("device")] = None,
-    nproc: Annotated[int, typer.Option(help="Processes of this machine; one a GPU.")] = 1,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes of this machine; one a GPU.")] = 1,
     resume: Annotated[
         str,
         typer.Option(

@@ -161,9 +161,10 @@ def _scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Run
     jobs = []
     for entry in entries:
         if entry.status != "sidecar":
-            identity = [entry.file.path, entry.file.relative, entry.file.stamp(), decisive]
+            file = entry.file
+            identity = [file.path, file.relative, file.stamp(), asdict(file.stated), decisive]
             result = work / "scan" / f"{identity_hash(identity)}.json"
-            jobs.append((entry, result, (entry.file.path, entry.file.relative, config)))
+            jobs.append((entry, result, (file.path, file.relative, file.stated, config)))
     for entry, value in _run_stage("scan", runner, progress, scan_task, jobs):
         entry.scene = Scene.from_json(value["scene"])
 

@@ -58,7 +58,7 @@ def scene_row(entry: Entry) -> dict[str, Any]:
     if scene is not None:
         row |= {
             name: getattr(scene, name)
-            for name in ["product", "sensor", "mode", "datetime", "width", "height", "dtype", "crs"]
+            for name in ["product", "sensor", "mode", "datetime", "orbit_direction", "width", "height", "dtype", "crs"]
         }
         row |= {
             "geometry": "affine" if scene.transform else "gcps" if scene.gcps else "unplaced",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sarsense.catalogue import Stated
 from sarsense.config import BuildConfig
 from sarsense.cut import cut_scene
 from sarsense.errors import SceneError
@@ -19,8 +20,8 @@ from sarsense.scene import Scene, describe_scene
 from sarsense.shards import write_shard
 
 
-def scan_task(path: str, relative: str, config: BuildConfig, result: Path) -> None:
-    _record(result, lambda: {"scene": describe_scene(path, relative, config).to_json()})
+def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, result: Path) -> None:
+    _record(result, lambda: {"scene": describe_scene(path, relative, config, stated).to_json()})
 
 
 def measure_task(scene: Scene, result: Path) -> None:

@@ -120,6 +120,7 @@ class _Cutter:
                             "sensor": self._scene.sensor,
                             "mode": self._scene.mode,
                             "datetime": self._scene.datetime,
+                            "orbit_direction": self._scene.orbit_direction,
                             "row": int(top),
                             "col": int(col),
                             "crs": self._scene.crs,

@@ -70,7 +70,7 @@ def _why_unreadable(error: BaseException) -> str:
     if "not recognized as being in a supported file format" in reason:
         return "not a raster that GDAL knows; expected a GeoTIFF or the like, whatever the file's name says"
     if "No such file or directory" in reason:
-        return "vanished after it was listed; put it back, or build without it"
+        return "no such file: it vanished, or a list names it wrongly"
     return f"GDAL cannot read it, truncated or damaged: {reason}; fetch the file again"
 
 

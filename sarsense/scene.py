@@ -7,7 +7,7 @@ no backscatter, what has no place on Earth, and what is smaller than a tile.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from sarsense.calibration import Calibration, calibrate
+from sarsense.catalogue import Stated
 from sarsense.config import BuildConfig
 from sarsense.errors import SceneError
 from sarsense.products import Facts, recognise
@@ -73,6 +74,8 @@ class Scene:
     bands: tuple[Band, ...]
     notes: tuple[str, ...]
     """bands left out, and what GDAL warned of"""
+    orbit_direction: str | None = None
+    """ascending or descending, where a list of scenes says so"""
 
     @property
     def placed(self) -> bool:
@@ -117,8 +120,12 @@ def _band_from_json(value: dict[str, Any]) -> Band:
     return Band(**{**value, "calibration": calibration})
 
 
-def describe_scene(path: str, relative: str, options: BuildConfig) -> Scene:
-    """Open a raster and say what it is; SceneError, with the reason and what to do, where it cannot be used."""
+def describe_scene(path: str, relative: str, options: BuildConfig, stated: Stated | None = None) -> Scene:
+    """Open a raster and say what it is; SceneError, with the reason and what to do, where it cannot be used.
+
+    `stated`: what a list of scenes says of it.
+    """
+    stated = stated or Stated()
     suffix = PurePosixPath(relative).suffix.lower()
     if suffix == ".npy":
         raise SceneError("a NumPy array, not a raster: convert it to GeoTIFF with its georeferencing")
@@ -133,12 +140,14 @@ def describe_scene(path: str, relative: str, options: BuildConfig) -> Scene:
             )
         tags = dataset.tags()
         facts = recognise(path, tags, None if options.calibrate == "none" else options.calibrate)
+        facts = _with_stated(facts, stated)
+        unit = options.unit or (_unit(stated.unit) if stated.explicit else None)
         crs, transform, gcps = _geometry(dataset, facts)
         bands: list[Band] = []
         left_out: list[str] = []
         for index in range(1, dataset.count + 1):
             try:
-                bands.append(_describe_band(dataset, index, stem, facts, tags, options.unit))
+                bands.append(_describe_band(dataset, index, stem, facts, tags, unit))
             except SceneError as error:
                 if dataset.count == 1:
                     raise
@@ -175,7 +184,29 @@ def describe_scene(path: str, relative: str, options: BuildConfig) -> Scene:
             gcps=gcps,
             bands=tuple(wanted),
             notes=(*left_out, *dict.fromkeys(warnings)),
+            orbit_direction=stated.orbit_direction,
         )
+
+
+def _with_stated(facts: Facts, stated: Stated) -> Facts:
+    """The product's facts with those of a list: the user's own words beat the product, a catalogue fills it in."""
+    words = {"sensor": stated.sensor, "mode": stated.mode, "datetime": stated.datetime, "looks": stated.looks}
+    words["polarisation"] = stated.polarisation
+    if not stated.explicit:
+        words["unit"] = _unit(stated.unit)
+        if facts.unit is None and words["unit"]:
+            words["evidence"] = f"STAC raster:bands unit {stated.unit}"
+    known = {name: getattr(facts, name) for name in words}
+    taken = {
+        name: value
+        for name, value in words.items()
+        if value is not None and (stated.explicit or known[name] in (None, "unknown", ""))
+    }
+    return replace(facts, **taken)
+
+
+def _unit(text: str | None) -> Unit | None:
+    return text if text in ("power", "amplitude", "db") else None
 
 
 def valid_power(values: np.ndarray, band: Band, row: int = 0, col: int = 0) -> np.ndarray:

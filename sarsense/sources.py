@@ -1,4 +1,4 @@
-"""Which files a SOURCE names: a file, a folder (searched to the bottom), a zip or a glob. Every file is accounted for.
+"""Which files a SOURCE names: a file, a folder (searched to the bottom), a zip, a list, a glob. Every file counts.
 
 The members of a zip count as files of their own: a zipped SAFE is read without unpacking.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import glob
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from sarsense.catalogue import CATALOGUE_SUFFIXES, Stated, read_catalogue
 from sarsense.errors import SarsenseError
 from sarsense.sidecars import ZIP_PREFIX, split_zip
 
@@ -27,6 +28,8 @@ class SourceFile:
     """inside its source, with forward slashes"""
     is_raster: bool
     """False for annotation, headers, read-me files and the like: what stands beside rasters"""
+    stated: Stated = field(default_factory=Stated)
+    """what the list says that names it"""
 
     def stamp(self) -> list[int]:
         """Size and time of the file, and times of the folders that hold its metadata: what is kept of it by an earlier
@@ -49,6 +52,10 @@ def list_sources(sources: list[str], exclude: Path | None = None) -> list[Source
     found: dict[str, SourceFile] = {}
     hidden = exclude.resolve() if exclude else None
     for source in sources:
+        if Path(source).is_file() and Path(source).suffix.lower() in CATALOGUE_SUFFIXES:
+            for listed in read_catalogue(Path(source)):
+                found.setdefault(listed.path, SourceFile(listed.path, listed.relative, True, listed.stated))
+            continue
         root, paths = _expand(source)
         for path in paths:
             absolute = path.resolve()
