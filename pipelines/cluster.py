@@ -116,7 +116,7 @@ def open_runner(workers: int, scheduler: str | None) -> Iterator[Runner]:
                 n_workers=workers,
                 threads_per_worker=1,  # GDAL and NumPy keep one core busy; a process each keeps their memory apart
                 memory_limit="auto",
-                dashboard_address=None,  # type: ignore[arg-type]  # None: no dashboard, says its docstring
+                dashboard_address="127.0.0.1:0",  # any free port: the default is taken where another Dask runs
                 local_directory=scratch,
                 silence_logs=logging.CRITICAL,
                 preload=[_IGNORE_SIGINT],

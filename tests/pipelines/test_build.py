@@ -6,10 +6,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +246,28 @@ def test_scan_says_the_same_as_build_and_writes_nothing(bad_scenes: Path, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert {rows[name]["status"] for name in ("text_VV.tif", "unplaced_VV.tif", "small_VV.tif")} == {"refused"}
     assert rows["good0_VV.tif"]["status"] == "usable" and rows["README.txt"]["status"] == "sidecar"
+
+
+def test_another_dask_on_the_default_port_is_no_matter():
+    """Its HTTP server holds port 8787, or this one does; a warning would be an error here."""
+    from distributed import LocalCluster
+
+    from pipelines.cluster import open_runner
+
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:8787")
+        if not _taken(8787)
+        else nullcontext(),
+        open_runner(1, None) as runner,
+    ):
+        outcomes: list[object] = []
+        runner.run(abs, [(-3,)], lambda index, outcome: outcomes.append(outcome))
+    assert outcomes == [3]
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_worker_that_dies_costs_one_scene_not_the_build():
