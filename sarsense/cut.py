@@ -17,7 +17,7 @@ from sarsense.files import atomic_write
 from sarsense.measure import Measurement
 from sarsense.normalize import GroupRange, encode, enl_bias_db
 from sarsense.radiometry import to_db
-from sarsense.raster import open_raster, read_rows
+from sarsense.raster import masked_rows, open_raster, read_rows
 from sarsense.scene import Band, Scene, valid_power
 from sarsense.shards import tile_hash
 from sarsense.splits import split_of_footprint, split_of_place
@@ -89,7 +89,9 @@ class _Cutter:
         size = self._config.tile_size
         bias = enl_bias_db(enl, band.quantity)
         for top in self._tops:
-            power = valid_power(read_rows(dataset, band.index, int(top), int(top) + size), band, row=int(top))
+            first, last = int(top), int(top) + size
+            masked = masked_rows(dataset, band.index, first, last)
+            power = valid_power(read_rows(dataset, band.index, first, last), band, row=first, masked=masked)
             db = to_db(power)
             codes = encode(db - np.float32(bias), bounds.lo_db, bounds.hi_db)
             geography = self._geography(top)

@@ -11,7 +11,7 @@ import numpy as np
 from sarsense.errors import SceneError
 from sarsense.normalize import BINS, MeasuredBand, histogram_db
 from sarsense.radiometry import to_db
-from sarsense.raster import open_raster, read_rows, strips
+from sarsense.raster import masked_rows, open_raster, read_rows, strips
 from sarsense.scene import Band, Scene, valid_power
 from sarsense.speckle import BLOCK, BlockStatistics, estimate_enl, local_mean
 
@@ -79,7 +79,7 @@ def _measure_band(dataset: Any, scene: Scene, band: Band, digest: Any) -> BandMe
         inner = slice(first - top, last - top)
         values = read_rows(dataset, band.index, top, bottom)
         digest.update(np.ascontiguousarray(values[inner]).data)
-        power = valid_power(values, band, row=top)
+        power = valid_power(values, band, row=top, masked=masked_rows(dataset, band.index, top, bottom))
         despeckled = local_mean(power)[inner]
         power = power[inner]
         histogram += histogram_db(to_db(despeckled))

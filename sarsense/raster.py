@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -77,6 +78,18 @@ def _why_unreadable(error: BaseException) -> str:
 def read_rows(dataset: Any, band: int, first: int, last: int) -> np.ndarray:
     """Rows first..last (exclusive) of a band, all columns, in the stored dtype (complex_int16 as complex64)."""
     return dataset.read(band, window=Window(0, first, dataset.width, last - first))  # type: ignore[call-arg]
+
+
+def masked_rows(dataset: Any, band: int, first: int, last: int) -> np.ndarray | None:
+    """True where a mask band or an alpha band says that rows first..last hold no data; None where there is neither.
+
+    A declared no-data value is not looked at here.
+    """
+    if ColorInterp.alpha in dataset.colorinterp:  # GDAL's own masks know alpha of 8 and 16 bits alone
+        return read_rows(dataset, dataset.colorinterp.index(ColorInterp.alpha) + 1, first, last) == 0
+    if MaskFlags.per_dataset not in dataset.mask_flag_enums[band - 1]:
+        return None
+    return dataset.read_masks(band, window=Window(0, first, dataset.width, last - first)) == 0  # type: ignore[call-arg]
 
 
 def strips(height: int, rows: int) -> Iterator[tuple[int, int]]:

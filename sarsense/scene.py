@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from sarsense.calibration import Calibration, calibrate
@@ -209,10 +210,13 @@ def _unit(text: str | None) -> Unit | None:
     return text if text in ("power", "amplitude", "db") else None
 
 
-def valid_power(values: np.ndarray, band: Band, row: int = 0, col: int = 0) -> np.ndarray:
+def valid_power(
+    values: np.ndarray, band: Band, row: int = 0, col: int = 0, masked: np.ndarray | None = None
+) -> np.ndarray:
     """Linear power, float32, of stored values of a band; NaN where there is no measurement.
 
-    `values`: rows x columns whose first pixel is (row, col) of the raster, which only look-up tables want to know.
+    `values`: rows x columns whose first pixel is (row, col) of the raster, which only look-up tables want to know;
+    `masked`: True where a mask or alpha band says no data.
 
     Not valid: the declared no-data value, NaN and infinity, zero and negative power, and exact zeros of float
     rasters (a fill value that nobody declared: 0 dB would be very bright). An 8-bit picture's 0 is a dark pixel,
@@ -221,6 +225,8 @@ def valid_power(values: np.ndarray, band: Band, row: int = 0, col: int = 0) -> n
     valid = np.isfinite(values)
     if band.nodata is not None and np.isfinite(band.nodata):
         valid &= values != band.nodata
+    if masked is not None:
+        valid &= ~masked
     if band.quantity == "display":
         values = np.maximum(values.astype(np.float32), np.float32(0.5))
     elif np.issubdtype(values.dtype, np.inexact):
@@ -234,6 +240,8 @@ def valid_power(values: np.ndarray, band: Band, row: int = 0, col: int = 0) -> n
 def _describe_band(
     dataset: Any, index: int, stem: str, facts: Facts, tags: dict[str, str], explicit: Unit | None
 ) -> Band:
+    if dataset.colorinterp[index - 1] == ColorInterp.alpha:
+        raise SceneError("the alpha band: says where the others hold data")
     description = dataset.descriptions[index - 1] or ""
     refuse_other_quantities([description])
     nodata = dataset.nodatavals[index - 1]

@@ -3,6 +3,7 @@ import pytest
 
 from sarsense.config import BuildConfig
 from sarsense.errors import SceneError
+from sarsense.measure import measure_scene
 from sarsense.scene import Scene, describe_scene, valid_power
 from tests.conftest import speckled_power, write_raster
 
@@ -135,3 +136,43 @@ def test_names_of_real_products(real_data):
         "equi7-almost-empty": ("S1", "VV", "db", 100.0),
         "gaofen3-quadpol": ("unknown", "HV", "amplitude", 1.0),
     }
+
+
+def _masked_scene(path, how):
+    """Speckle of which the left half is no data, says a mask or an alpha band; its values look like others."""
+    import rasterio
+
+    profile = {"driver": "GTiff", "height": 100, "width": 120, "dtype": "float32", "crs": "EPSG:32633"}
+    profile["transform"] = rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
+    inside = np.full((100, 120), 255, np.uint8)
+    inside[:, :60] = 0
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", count=2 if how == "alpha" else 1, **profile) as dataset,
+    ):
+        dataset.write(DB.astype(np.float32), 1)
+        if how == "alpha":
+            dataset.write(inside.astype(np.float32), 2)
+            dataset.colorinterp = (rasterio.enums.ColorInterp.gray, rasterio.enums.ColorInterp.alpha)
+        else:
+            dataset.write_mask(inside)
+    return path
+
+
+@pytest.mark.parametrize("how", ["mask", "alpha"])
+def test_mask_and_alpha_bands_say_what_is_no_data(tmp_path, how):
+    scene = describe(_masked_scene(tmp_path / "x_VV.tif", how))
+    assert [band.index for band in scene.bands] == [1]
+    measured = measure_scene(scene)
+    assert measured.bands[0].valid_fraction == 0.5
+    assert measured.bands[0].mean_db == pytest.approx(10 * np.log10(POWER[:, 60:].mean()), abs=1e-3)
+
+
+def test_zero_fringes_that_nobody_declared_are_no_data(tmp_path):
+    """Power of a terrain-corrected scene with untagged zeros around it (microsoft/PlanetaryComputer#307)."""
+    power = POWER.copy()
+    power[:, :30] = 0
+    path = write_raster(tmp_path / "iw-vv.rtc.tiff", power)
+    measured = measure_scene(describe(path))
+    assert measured.bands[0].valid_fraction == 0.75
+    assert measured.bands[0].mean_db == pytest.approx(10 * np.log10(POWER[:, 30:].mean()), abs=1e-3)
