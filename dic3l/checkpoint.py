@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -135,7 +136,9 @@ def load(path: Path) -> Checkpoint:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
     except Exception as error:  # pickle and zip raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # torch explains an UnpicklingError at length, with how to switch its safety off
+        told = not isinstance(error, UnpicklingError) and str(error)
+        reason = str(error).splitlines()[0] if told else type(error).__name__
         raise CheckpointError(
             f"{path}: damaged or not a checkpoint ({reason}); delete it to go on from the one before it"
         ) from error

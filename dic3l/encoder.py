@@ -146,7 +146,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors raise many kinds
-        raise ConfigError(f"weights {path}: expected a state dict (.pt, .pth, .safetensors), found: {error}") from error
+        # torch explains at length how to switch its safety off; --debug shows it
+        kind = type(error).__name__
+        raise ConfigError(
+            f"weights {path}: expected a state dict (.pt, .pth, .safetensors), found a file that is none ({kind}): "
+            "damaged, or of objects other than tensors"
+        ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(
             f"weights {path}: expected a state dict of tensors by name, found {type(state).__name__} of other things; "

@@ -80,8 +80,9 @@ def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(tmp_path, content
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=told) as caught:
         Encoder("resnet18", str(path))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_failed_download_says_what_to_do(monkeypatch):
