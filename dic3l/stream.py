@@ -55,6 +55,12 @@ class Stream:
                 "give a smaller --batch-size, or build a larger corpus"
             )
         channels, height, width = tiles.read(np.zeros(1, np.int64)).shape[1:]
+        crop_size, most = config.views.crop_size, 2 * min(height, width)
+        if crop_size > most:
+            raise ConfigError(
+                f"views.crop_size: expected at most {most}, twice the tiles of {height} x {width} pixels, "
+                f"found {crop_size}; give a smaller --crop-size, or build larger tiles"
+            )
         if channels != 1:
             raise ConfigError(
                 f"tiles: expected one channel, found {channels}; build the corpus one polarisation a tile"

@@ -162,3 +162,12 @@ def loader_threads() -> list[threading.Thread]:
 def test_corpora_that_cannot_make_a_batch_are_refused(tiles, world, told):
     with pytest.raises(ConfigError, match=told):
         Stream(tiles, settings(), 0, world)
+
+
+def test_views_far_larger_than_the_tiles_are_refused():
+    """They would hold nothing but magnified pixels, and gigabytes of them."""
+    with pytest.raises(
+        ConfigError, match=r"crop_size: expected at most 96, twice the tiles of 48 x 48 pixels, found 97"
+    ):
+        Stream(FakeTiles(side=48), settings(views__crop_size=97), 0, 1)
+    Stream(FakeTiles(side=48), settings(views__crop_size=96), 0, 1)
