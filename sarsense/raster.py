@@ -53,7 +53,8 @@ def open_raster(path: str) -> Iterator[tuple[Any, list[str]]]:
             warnings.simplefilter("ignore")  # NotGeoreferencedWarning: Scene.placed says the same
             with rasterio.open(path) as dataset:
                 yield dataset, collector.messages
-    except (RasterioError, OSError, ValueError) as error:
+    except (RasterioError, ValueError) as error:
+        # a plain OSError inside the block is our own writing, a full disk for one: no fault of this raster
         raise SceneError(_why_unreadable(error)) from error
     finally:
         _RASTERIO_LOG.removeHandler(collector)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,32 @@ def test_ctrl_c_says_one_line_and_the_same_command_goes_on(scenes: Path, referen
     lines = [line for line in told.splitlines() if not re.fullmatch(r"\w+: \d+", line)]
     assert lines == ["stopped by SIGINT; the same command goes on from here"]
     assert subprocess.run(command, capture_output=True).returncode == 0
+    assert content(out) == content(reference)
+
+
+def test_a_full_disk_is_no_fault_of_a_scene(scenes: Path, reference: Path, tmp_path: Path, monkeypatch):
+    """The codes of the second scene do not fit: an error, nothing remembered; with room, the usual bytes."""
+    from sarsense import cut
+
+    written = cut.atomic_write
+    calls = iter(range(100))
+
+    class Full:
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    @contextmanager
+    def sometimes_full(path: Path):
+        with written(path) as file:
+            yield Full() if next(calls) == 1 else file
+
+    out = tmp_path / "corpus"
+    with monkeypatch.context() as patch:
+        patch.setattr(cut, "atomic_write", sometimes_full)
+        with pytest.raises(SarsenseError, match=r"No space left on device.*run the same command again"):
+            build([str(scenes)], out, CONFIG, workers=0)
+    assert not (out / "corpus.json").exists()
+    build([str(scenes)], out, CONFIG, workers=0)
     assert content(out) == content(reference)
 
 
