@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from dic3l import config as settings
-from sarsense.config import BuildConfig
+from sarsense.config import CONVENTIONS, STATED_UNITS, BuildConfig
 
 _BUILD = BuildConfig()
 
@@ -277,10 +277,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _build_config(**settings: Any) -> BuildConfig:
     unit = settings.get("unit")
-    if unit is not None and unit not in ("power", "amplitude", "db"):
+    if unit is not None and unit not in STATED_UNITS:
         raise typer.BadParameter(f"power, amplitude or db expected, '{unit}' found", param_hint="--unit")
     calibrate = settings.get("calibrate")
-    if calibrate not in ("sigma0", "beta0", "gamma0", "none"):
+    if calibrate not in CONVENTIONS:
         raise typer.BadParameter(
             f"sigma0, beta0, gamma0 or none expected, '{calibrate}' found", param_hint="--calibrate"
         )

@@ -16,6 +16,7 @@ from rasterio.windows import Window
 from benchmarks.timing import best_seconds
 from sarsense.config import BuildConfig
 from sarsense.cut import cut_scene
+from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement, measure_scene
 from sarsense.normalize import group_range
 from sarsense.raster import open_raster, read_rows, strips
@@ -52,14 +53,12 @@ def scan(path: Path) -> Scene:
 
 
 def measure(path: Path) -> None:
-    (path.parent / "measured.json").write_text(repr(measure_scene(scan(path)).to_json()))
+    write_json(path.parent / "measured.json", measure_scene(scan(path)).to_json())
 
 
 def cut(path: Path) -> None:
-    import ast
-
     scene = scan(path)
-    measured = Measurement.from_json(ast.literal_eval((path.parent / "measured.json").read_text()))
+    measured = Measurement.from_json(read_json(path.parent / "measured.json"))
     ranges = {scene.group(scene.bands[0]): group_range([measured.bands[0].pooled()])}
     cut_scene(scene, measured, ranges, BuildConfig(tile_size=TILE), path.parent / "codes")
 

@@ -25,7 +25,7 @@ from sarsense.errors import SceneError
 from sarsense.measure import Measurement, measure_scene
 from sarsense.normalize import GroupRange, encode, enl_bias_db, group_range
 from sarsense.radiometry import to_db
-from sarsense.raster import open_raster
+from sarsense.raster import open_raster, pixel_window
 from sarsense.scene import Scene, describe_scene, valid_power
 
 WINDOW = 512
@@ -144,7 +144,7 @@ def _windows(height: int, width: int) -> list[Window]:
     """Windows of at most WINDOW pixels that cover a scene once; the last ones are as small as what is left,
     unless that is too small for a network to see anything in, when they are left out."""
     return [
-        Window(col, row, min(WINDOW, width - col), min(WINDOW, height - row))  # type: ignore[call-arg]
+        pixel_window(col, row, min(WINDOW, width - col), min(WINDOW, height - row))
         for row in range(0, height, WINDOW)
         for col in range(0, width, WINDOW)
         if min(WINDOW, width - col) >= _SMALLEST and min(WINDOW, height - row) >= _SMALLEST

@@ -14,7 +14,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sarsense.config import STATED_UNITS, StatedUnit
 from sarsense.errors import SarsenseError
+from sarsense.radiometry import POLARISATIONS
 
 CATALOGUE_SUFFIXES = frozenset([".json", ".geojson", ".csv", ".parquet", ".geoparquet"])
 _REMOTE = {"s3://": "/vsis3/", "gs://": "/vsigs/", "https://": "/vsicurl/https://", "http://": "/vsicurl/http://"}
@@ -31,7 +33,7 @@ class Stated:
     mode: str | None = None
     datetime: str | None = None
     polarisation: str | None = None
-    unit: str | None = None
+    unit: StatedUnit | None = None
     looks: float | None = None
     orbit_direction: str | None = None
     """ascending or descending"""
@@ -89,7 +91,7 @@ def _table_row(row: Mapping[str, Any], path: Path, number: int) -> Listed:
         )
     said = {field.name: row.get(field.name) or None for field in fields(Stated) if field.name != "explicit"}
     unit = said["unit"]
-    if unit is not None and unit not in ("power", "amplitude", "db"):
+    if unit is not None and unit not in STATED_UNITS:
         raise SarsenseError(f"{path}: row {number}: unit '{unit}'; expected power, amplitude or db")
     try:
         looks = None if said["looks"] is None else float(said["looks"])
@@ -137,7 +139,7 @@ def _stated(properties: Mapping[str, Any], key: str, asset: Mapping[str, Any]) -
     platform = str(properties.get("platform") or properties.get("constellation") or "")
     sensors = [short for word, short in _PLATFORMS.items() if platform.lower().startswith(word)]
     polarisations = asset.get("sar:polarizations") or (
-        [key.upper()] if key.upper() in ("VV", "VH", "HV", "HH") else properties.get("sar:polarizations") or []
+        [key.upper()] if key.upper() in POLARISATIONS else properties.get("sar:polarizations") or []
     )
     bands = asset.get("raster:bands") or [{}]
     unit = str(bands[0].get("unit") or "").lower()
@@ -147,7 +149,7 @@ def _stated(properties: Mapping[str, Any], key: str, asset: Mapping[str, Any]) -
         mode=properties.get("sar:instrument_mode"),
         datetime=_text(properties.get("datetime") or properties.get("start_datetime")),
         polarisation=polarisations[0] if len(polarisations) == 1 else None,
-        unit={"db": "db", "decibel": "db"}.get(unit),
+        unit="db" if unit in ("db", "decibel") else None,
         looks=float(looks) if looks else None,
         orbit_direction=properties.get("sat:orbit_state"),
     )

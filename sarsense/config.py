@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from sarsense.errors import SettingError
+
+StatedUnit = Literal["power", "amplitude", "db"]
+"""the units that a person may state of real values"""
+STATED_UNITS: tuple[str, ...] = get_args(StatedUnit)
+Convention = Literal["sigma0", "beta0", "gamma0", "none"]
+CONVENTIONS: tuple[str, ...] = get_args(Convention)
 
 
 @dataclass(frozen=True)
@@ -21,9 +27,9 @@ class BuildConfig:
     """pixels between the starts of neighbouring tiles; None: the tile size, no overlap"""
     polarisations: tuple[str, ...] = ()
     """take only these; empty: all"""
-    unit: Literal["power", "amplitude", "db"] | None = None
+    unit: StatedUnit | None = None
     """how values are stored, for all sources; None: from the product, else from the values"""
-    calibrate: Literal["sigma0", "beta0", "gamma0", "none"] = "sigma0"
+    calibrate: Convention = "sigma0"
     """the convention of products that deliver digital numbers with several look-up tables; none: digital numbers"""
     allow_unplaced: bool = False
     """take rasters without georeferencing: no footprint; split by scene"""

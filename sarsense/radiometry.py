@@ -12,6 +12,8 @@ import numpy as np
 Unit = Literal["power", "amplitude", "db", "complex"]
 """How values are stored: linear power, its square root, 10 log10 of power, or single-look complex."""
 
+POLARISATIONS = ("VV", "VH", "HV", "HH")
+
 Quantity = Literal["sigma0", "beta0", "gamma0", "backscatter", "uncalibrated", "display"]
 """What the power means. `backscatter`: calibrated, but the product does not say to which convention;
 `uncalibrated`: digital numbers without their calibration; `display`: an 8-bit picture."""

@@ -78,7 +78,7 @@ def _why_unreadable(error: BaseException) -> str:
 
 def read_rows(dataset: Any, band: int, first: int, last: int) -> np.ndarray:
     """Rows first..last (exclusive) of a band, all columns, in the stored dtype (complex_int16 as complex64)."""
-    return dataset.read(band, window=Window(0, first, dataset.width, last - first))  # type: ignore[call-arg]
+    return dataset.read(band, window=pixel_window(0, first, dataset.width, last - first))
 
 
 def masked_rows(dataset: Any, band: int, first: int, last: int) -> np.ndarray | None:
@@ -90,7 +90,12 @@ def masked_rows(dataset: Any, band: int, first: int, last: int) -> np.ndarray | 
         return read_rows(dataset, dataset.colorinterp.index(ColorInterp.alpha) + 1, first, last) == 0
     if MaskFlags.per_dataset not in dataset.mask_flag_enums[band - 1]:
         return None
-    return dataset.read_masks(band, window=Window(0, first, dataset.width, last - first)) == 0  # type: ignore[call-arg]
+    return dataset.read_masks(band, window=pixel_window(0, first, dataset.width, last - first)) == 0
+
+
+def pixel_window(col: int, row: int, width: int, height: int) -> Window:
+    """A part of a raster. rasterio's types do not tell the arguments of its attrs class: this is the one place."""
+    return Window(col, row, width, height)  # type: ignore[call-arg]
 
 
 def strips(height: int, rows: int) -> Iterator[tuple[int, int]]:

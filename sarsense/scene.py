@@ -13,18 +13,16 @@ from typing import Any
 
 import numpy as np
 from rasterio.enums import ColorInterp
-from rasterio.windows import Window
 
 from sarsense.calibration import Calibration, calibrate
 from sarsense.catalogue import Stated
 from sarsense.config import BuildConfig
 from sarsense.errors import SceneError
 from sarsense.products import Facts, recognise
-from sarsense.radiometry import Quantity, Unit, to_power
-from sarsense.raster import open_raster, read_rows, strips
+from sarsense.radiometry import POLARISATIONS, Quantity, Unit, to_power
+from sarsense.raster import open_raster, pixel_window, read_rows, strips
 from sarsense.units import choose_unit, refuse_other_quantities, refuse_without_signal, words
 
-POLARISATIONS = ("VV", "VH", "HV", "HH")
 _SAMPLE_GRID = 4
 _SAMPLE_SIDE = 256
 _ENOUGH_SAMPLES = 10_000
@@ -142,7 +140,7 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
         tags = dataset.tags()
         facts = recognise(path, tags, None if options.calibrate == "none" else options.calibrate)
         facts = _with_stated(facts, stated)
-        unit = options.unit or (_unit(stated.unit) if stated.explicit else None)
+        unit = options.unit or (stated.unit if stated.explicit else None)
         crs, transform, gcps = _geometry(dataset, facts)
         bands: list[Band] = []
         left_out: list[str] = []
@@ -194,7 +192,7 @@ def _with_stated(facts: Facts, stated: Stated) -> Facts:
     words = {"sensor": stated.sensor, "mode": stated.mode, "datetime": stated.datetime, "looks": stated.looks}
     words["polarisation"] = stated.polarisation
     if not stated.explicit:
-        words["unit"] = _unit(stated.unit)
+        words["unit"] = stated.unit
         if facts.unit is None and words["unit"]:
             words["evidence"] = f"STAC raster:bands unit {stated.unit}"
     known = {name: getattr(facts, name) for name in words}
@@ -204,10 +202,6 @@ def _with_stated(facts: Facts, stated: Stated) -> Facts:
         if value is not None and (stated.explicit or known[name] in (None, "unknown", ""))
     }
     return replace(facts, **taken)
-
-
-def _unit(text: str | None) -> Unit | None:
-    return text if text in ("power", "amplitude", "db") else None
 
 
 def valid_power(
@@ -301,7 +295,7 @@ def _sample(dataset: Any, index: int, nodata: float | None) -> np.ndarray:
         return _valid(dataset.read(index), nodata)
     tops = np.linspace(0, max(height - side, 0), _SAMPLE_GRID).astype(int)
     lefts = np.linspace(0, max(width - side, 0), _SAMPLE_GRID).astype(int)
-    windows = [Window(left, top, min(side, width), min(side, height)) for top in tops for left in lefts]  # type: ignore[call-arg]
+    windows = [pixel_window(left, top, min(side, width), min(side, height)) for top in tops for left in lefts]
     sample = np.concatenate([_valid(dataset.read(index, window=window), nodata) for window in windows])
     if np.count_nonzero(sample) >= _ENOUGH_SAMPLES:
         return sample

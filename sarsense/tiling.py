@@ -72,7 +72,7 @@ def to_lonlat(scene: Scene, cols: np.ndarray, rows: np.ndarray) -> tuple[np.ndar
         lon, lat = to_wgs84.transform(a * cols + b * rows + c, d * cols + e * rows + f)
         return np.asarray(lon), np.asarray(lat)
     gcps = np.array(scene.gcps)
-    into, back = _spline_plane(scene, gcps)
+    into, back = _spline_plane(scene, gcps, to_wgs84)
     points = [
         GroundControlPoint(row=row, col=col, x=x, y=y)
         for row, col, x, y in zip(gcps[:, 0], gcps[:, 1], *into, strict=True)
@@ -84,14 +84,15 @@ def to_lonlat(scene: Scene, cols: np.ndarray, rows: np.ndarray) -> tuple[np.ndar
     return np.asarray(lon).reshape(cols.shape), np.asarray(lat).reshape(cols.shape)
 
 
-def _spline_plane(scene: Scene, gcps: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], Callable[..., Any]]:
+def _spline_plane(
+    scene: Scene, gcps: np.ndarray, to_wgs84: pyproj.Transformer
+) -> tuple[tuple[np.ndarray, np.ndarray], Callable[..., Any]]:
     """Coordinates of the GCPs in which the spline is drawn, and the way from there to longitude and latitude.
 
     It is the CRS of the GCPs, as in GDAL, with two cares for degrees: longitudes go on beyond 180, where GDAL would see
     a jump across the whole world; and near the poles, where they run together, metres on a plane take their place.
     """
     x, y = gcps[:, 2], gcps[:, 3]
-    to_wgs84 = pyproj.Transformer.from_crs(scene.crs, "EPSG:4326", always_xy=True)
     if not pyproj.CRS.from_user_input(scene.crs).is_geographic:
         return (x, y), to_wgs84.transform
     if np.abs(y).max() < _POLAR_LATITUDE:

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from sarsense.errors import SceneError
 from sarsense.products import Facts, iso_time
-from sarsense.radiometry import Quantity, Unit
+from sarsense.radiometry import POLARISATIONS, Quantity, Unit
 
 _HYP3 = re.compile(
     r"^S1(?P<unit>[A-D])_(?P<mode>IW|EW|S\d)_(?P<start>\d{8}T\d{6})_\w{3}_RTC\d+_G_(?P<letters>[gs][pda][uw][nf]\w\w)_"
@@ -25,7 +25,6 @@ _PLANETARY = re.compile(r"(?P<mode>iw|ew)-(?P<layer>vv|vh|hh|hv)\.rtc$", re.IGNO
 _START = re.compile(r"_(\d{8}T\d{6})_")
 _SCALES: dict[str, Unit] = {"p": "power", "d": "db", "a": "amplitude"}
 _CONVENTIONS: dict[str, Quantity] = {"g": "gamma0", "s": "sigma0"}
-_POLARISATIONS = ("VV", "VH", "HV", "HH")
 
 
 def recognise(path: str) -> Facts | None:
@@ -36,25 +35,26 @@ def recognise(path: str) -> Facts | None:
         return _facts(
             "HyP3 RTC",
             match,
+            match["start"],
             unit=_SCALES[letters[1]],
             quantity=_CONVENTIONS[letters[0]],
             evidence=f"HyP3 name letters {letters}{filtered}",
         )
     if match := _OPERA.match(stem):
-        return _facts(
-            "OPERA RTC-S1", match, unit="power", quantity="gamma0", evidence="OPERA RTC-S1: gamma nought, power"
-        )
+        evidence = "OPERA RTC-S1: gamma nought, power"
+        return _facts("OPERA RTC-S1", match, match["start"], unit="power", quantity="gamma0", evidence=evidence)
     if match := _PLANETARY.search(stem):
         evidence = "Planetary Computer sentinel-1-rtc: gamma nought, power"
-        return _facts("Planetary Computer RTC", match, unit="power", quantity="gamma0", evidence=evidence, where=path)
+        found = _START.search(path)  # in the name of a folder
+        start = found[1] if found else ""
+        return _facts("Planetary Computer RTC", match, start, unit="power", quantity="gamma0", evidence=evidence)
     return None
 
 
-def _facts(product: str, match: re.Match[str], unit: Unit, quantity: Quantity, evidence: str, where: str = "") -> Facts:
+def _facts(product: str, match: re.Match[str], start: str, unit: Unit, quantity: Quantity, evidence: str) -> Facts:
     layer = match["layer"].upper()
-    if layer not in _POLARISATIONS:
+    if layer not in POLARISATIONS:
         raise SceneError(f"not backscatter: layer '{match['layer']}' of a {product} product")
-    start = match["start"] if "start" in match.groupdict() else (found[1] if (found := _START.search(where)) else "")
     return Facts(
         product=product,
         sensor="S1",

@@ -50,7 +50,8 @@ def complete(path: str, facts: Facts, quantity: Quantity | None) -> Facts:
 
 def load_tables(calibration: Calibration) -> RowTables:
     """Gain and noise of a measurement raster, from its calibration (and noise) annotation."""
-    amplitude = _lut(calibration.files[0], "calibrationVector", calibration.variant)
+    path = calibration.files[0]
+    amplitude = _lut(read_xml(path), path, "calibrationVector", calibration.variant)
     noise, blocks = _noise(calibration.files[1]) if len(calibration.files) > 1 else (None, [])
 
     def rows(first: int, last: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -63,20 +64,20 @@ def load_tables(calibration: Calibration) -> RowTables:
 def _noise(path: str) -> tuple[Lut, list[NoiseBlock]]:
     root = read_xml(path)
     if root.find("noiseRangeVectorList") is None:
-        return _lut(path, "noiseVector", "noiseLut"), []
+        return _lut(root, path, "noiseVector", "noiseLut"), []
     blocks = []
     for element in root.iter("noiseAzimuthVector"):
         top, bottom, left, right = (int(element.findtext(tag) or 0) for tag in _BLOCK_EDGES)
         lines, factors = _numbers(element, "line", path), _numbers(element, "noiseAzimuthLut", path)
         blocks.append(NoiseBlock(top, bottom, left, right, lines, factors))
-    return _lut(path, "noiseRangeVector", "noiseRangeLut"), blocks
+    return _lut(root, path, "noiseRangeVector", "noiseRangeLut"), blocks
 
 
 _BLOCK_EDGES = ("firstAzimuthLine", "lastAzimuthLine", "firstRangeSample", "lastRangeSample")
 
 
-def _lut(path: str, vector: str, values: str) -> Lut:
-    vectors = sorted(read_xml(path).iter(vector), key=lambda element: float(element.findtext("line") or 0))
+def _lut(root: ElementTree.Element, path: str, vector: str, values: str) -> Lut:
+    vectors = sorted(root.iter(vector), key=lambda element: float(element.findtext("line") or 0))
     if not vectors:
         raise SceneError(f"its metadata {path}: no <{vector}> in it; fetch the product again")
     pixels = tuple(_numbers(element, "pixel", path) for element in vectors)

@@ -32,7 +32,11 @@ def recognise(path: str, quantity: Quantity | None) -> Facts | None:
     polarisation = match["pol"].upper()
     factor = _factor(root, polarisation, annotation)
     kind = text_of(root, "productVariant") or "L1b"
-    wanted = quantity if quantity in ("sigma0", "beta0") else None
+    calibrations: dict[Quantity | None, Calibration] = {
+        "beta0": Calibration(gain=factor),
+        "sigma0": Calibration(gain=factor, tables="terrasar", files=(annotation,)),
+    }
+    wanted = quantity if quantity in calibrations else None
     return Facts(
         product=f"TerraSAR-X {kind}",
         sensor={"T": "TSX", "P": "PAZ"}[PurePosixPath(annotation).name[0].upper()],
@@ -41,11 +45,7 @@ def recognise(path: str, quantity: Quantity | None) -> Facts | None:
         polarisation=polarisation,
         unit="amplitude",
         quantity=wanted or "uncalibrated",
-        calibration=None
-        if wanted is None
-        else Calibration(gain=factor)
-        if wanted == "beta0"
-        else Calibration(gain=factor, tables="terrasar", files=(annotation,)),
+        calibration=calibrations.get(wanted),
         evidence=f"calFactor {factor:g}" + (", incidence from the scene's corners" if wanted == "sigma0" else ""),
     )
 
