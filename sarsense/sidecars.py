@@ -28,7 +28,14 @@ def split_zip(path: str) -> tuple[Path, str] | None:
 
 def find_beside(path: str, folder: str, pattern: str) -> str | None:
     """The first file, by name, of `folder` (relative to the raster's own, as "../annotation") whose name matches
-    `pattern` (fnmatch, in any case); None where there is none."""
+    `pattern` (fnmatch, in any case); None where there is none. SceneError where the folder cannot be listed."""
+    try:
+        return _find(path, folder, pattern)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise SceneError(f"the metadata beside it cannot be listed: {error}; fetch the product again") from error
+
+
+def _find(path: str, folder: str, pattern: str) -> str | None:
     zipped = split_zip(path)
     if zipped is not None:
         archive, inner = zipped

@@ -272,3 +272,15 @@ def test_damaged_metadata_is_named(tmp_path):
     (folder / "TSX1_SAR__GEC.xml").write_text(TERRASAR[:300])
     with pytest.raises(SceneError, match=r"TSX1_SAR__GEC.xml cannot be read: .*fetch the product again"):
         describe_scene(str(path), path.name, CONFIG)
+
+
+def test_a_folder_of_metadata_that_cannot_be_listed_is_the_scenes_own_fault(tmp_path, monkeypatch):
+    """And not that of our disk, which would stop the whole build."""
+    path = write_raster(tmp_path / f"{CAPELLA}.tif", dn16(1000 * np.sqrt(SIGMA0)))
+
+    def denied(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(SceneError, match="metadata beside it cannot be listed: .*Permission denied"):
+        describe_scene(str(path), path.name, CONFIG)
