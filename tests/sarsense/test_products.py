@@ -282,5 +282,5 @@ def test_a_folder_of_metadata_that_cannot_be_listed_is_the_scenes_own_fault(tmp_
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "iterdir", denied)
-    with pytest.raises(SceneError, match="metadata beside it cannot be listed: .*Permission denied"):
+    with pytest.raises(SceneError, match=r"metadata beside it cannot be listed: .*Permission denied"):
         describe_scene(str(path), path.name, CONFIG)
