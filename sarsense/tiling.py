@@ -17,7 +17,7 @@ from rasterio.transform import GCPTransformer
 
 from sarsense.scene import Scene
 
-_POLAR_LATITUDE = 78.0
+_POLAR_LATITUDE = 70.0
 EDGE_POINTS = 5
 """points along each edge of a footprint: straight in pixels is curved on the ground"""
 

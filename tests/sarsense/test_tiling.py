@@ -5,7 +5,7 @@ import pyproj
 import pytest
 import rasterio
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 
@@ -118,6 +118,8 @@ def _swath(lon_0, lat_0, heading=-12.0, size=2000, every=200, spacing=40.0):
 
 @settings(max_examples=25, deadline=None)
 @given(lon_0=st.sampled_from([179.9, -179.95, 180.0, 10.0]), lat_0=st.floats(-85, 85))
+@example(lon_0=179.9, lat_0=76.0)
+@example(lon_0=10.0, lat_0=69.9)
 def test_gcp_scenes_across_180_degrees_and_near_the_poles(lon_0, lat_0):
     """Points half-way between GCPs lie where the geodesic from the centre says: longitudes of +179.9 and -179.9 are
     not averaged to 0, and degrees that run together near a pole do not bend the scene."""
