@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import warnings
 from dataclasses import replace
@@ -71,7 +72,9 @@ def runs(tmp_path_factory) -> dict[str, dict]:
     threads = torch.get_num_threads()
     train(0, 1, folder)
     torch.set_num_threads(threads)
-    return {path.stem: torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))}
+    states = {path.stem: torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))}
+    shutil.rmtree(folder)
+    return states
 
 
 def test_two_processes_have_the_losses_weights_and_queues_of_one(runs):
