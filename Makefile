@@ -1,4 +1,5 @@
 # make demo [SCENES=dir]   the whole path in ten minutes: scenes -> corpus -> pre-training -> probe
+#           [OUT=dir]      where to (demo): a new folder, or one of an earlier demo, which is replaced
 # make test                the whole test suite            (SLOW=1: the long ones too)
 # make lint                ruff and pyright
 # make bench               the benchmarks: tables on standard output
@@ -39,4 +40,4 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(OUT) *.egg-info
+	rm -rf $(VENV) demo *.egg-info

@@ -8,7 +8,9 @@ code 1; wrong usage ends with 2, a strict build that refused a scene with 3, Ctr
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +49,11 @@ _CORPUS = typer.Argument(metavar="CORPUS", help="Folder of a finished corpus.")
 _JSON = typer.Option("--json", help="Print JSON for machines.")
 _CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, beta0, gamma0; none: digital numbers."
 _UNIT_HELP = "How values are stored: power, amplitude or db; for all sources. Without it: product, name, values."
+
+
+class _Split(StrEnum):
+    train = "train"
+    val = "val"
 
 
 def _print_version(package: str, wanted: bool) -> None:
@@ -187,7 +194,7 @@ def _build(
 @shards_app.command("ls")
 def _shards_ls(
     corpus: Annotated[Path, _CORPUS],
-    split: Annotated[str | None, typer.Option(help="train or val; default: both.")] = None,
+    split: Annotated[_Split | None, typer.Option(help="Tiles of one split; default: both.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Tiles to list; 0: all.")] = 20,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -195,7 +202,7 @@ def _shards_ls(
     from sarsense.corpus import open_corpus
 
     columns = "key shard split polarisation lon lat datetime mean_db enl valid_fraction".split()
-    table = open_corpus(corpus).tiles(split, columns=columns).select(columns)
+    table = open_corpus(corpus).tiles(split.value if split else None, columns=columns).select(columns)
     rows = table.slice(0, limit or len(table)).to_pylist()
     if as_json:
         _print_json(rows)
@@ -242,9 +249,11 @@ def _shards_show(
 ) -> None:
     """Draw a contact sheet of tiles spread over groups and scenes."""
     from sarsense.corpus import open_corpus
-    from sarsense.report import contact_sheet, footprint_map
+    from sarsense.report import check_picture, contact_sheet, footprint_map
 
     opened = open_corpus(corpus)
+    if footprints is not None:
+        check_picture(footprints)
     contact_sheet(opened, out, count=count, columns=columns, seed=seed)
     typer.echo(str(out))
     if footprints is not None:
@@ -320,9 +329,11 @@ def _print_table(columns: Sequence[str], rows: list[list[str]]) -> None:
 def _print_scan(rows: list[dict[str, Any]]) -> None:
     rasters = [row for row in rows if row["status"] != "sidecar"]
     for row in rasters:
-        what = row["reason"] or " ".join(
-            f"{pol}: {unit} ({evidence});"
-            for pol, unit, evidence in zip(row["polarisations"], row["units"], row["evidence"], strict=True)
+        what = row["reason"] or "; ".join(
+            f"{pol}: {unit}, {quantity} ({evidence})"
+            for pol, unit, quantity, evidence in zip(
+                row["polarisations"], row["units"], row["quantities"], row["evidence"], strict=True
+            )
         )
         facts = "" if row["reason"] else f"{row['product']}, {row['height']} x {row['width']}, {row['geometry']}; "
         typer.echo(f"{row['status']:8} {row['path']}: {facts}{what}")
@@ -332,6 +343,10 @@ def _print_scan(rows: list[dict[str, Any]]) -> None:
     typer.echo(
         f"{len(rows)} files: {usable} usable, {len(rasters) - usable} refused, {len(rows) - len(rasters)} not rasters"
     )
+    from pipelines.entries import reason_kind
+
+    for reason, count in Counter(reason_kind(row["reason"]) for row in rasters if row["reason"]).most_common():
+        typer.echo(f"  {count} refused: {reason}")
 
 
 def _print_build(summary: Any) -> None:
@@ -347,10 +362,24 @@ def _print_build(summary: Any) -> None:
     typer.echo(f"  {sum(summary.tiles.values())} tiles ({splits}){'; left out: ' + left if left else ''}")
     if not summary.tiles.get("train"):
         typer.echo("  warning: no tile is in train; another --seed, a smaller --cell-km or --val-share 0 changes that")
+    elif (note := _val_share_note(summary)) and not summary.already_built:
+        typer.echo(note)
     typer.echo(f"  {summary.shards} shards, {summary.bytes / 2**20:.1f} MiB, in {summary.seconds:g} s")
     typer.echo(f"  digest {summary.digest}")
     if summary.scenes_refused:
         typer.echo(f"  why each was refused: {summary.out}/scenes.parquet, or `sarsense scan`")
+
+
+def _val_share_note(summary: Any) -> str:
+    """A line where the splits came out far from what was asked for, as cells of few scenes do."""
+    total = sum(summary.tiles.values())
+    found, asked = summary.tiles.get("val", 0) / total, summary.val_share
+    if asked / 2 <= found <= 2 * asked:
+        return ""
+    return (
+        f"  note: {found:.0%} of the tiles are val, {asked:.0%} asked for: whole cells of the ground go to one side, "
+        "and few scenes touch few cells; a smaller --cell-km comes nearer"
+    )
 
 
 class _StageProgress:
@@ -584,7 +613,7 @@ def _evaluate(
         _print_json(result)
     else:
         typer.echo(markdown(result))
-        typer.echo(str(out / "evaluation.json"))
+        typer.echo(f"{out / 'evaluation.md'}\n{out / 'evaluation.json'}")
 
 
 # ------------------------------------------------------------------------------------------------ entry points
@@ -603,9 +632,12 @@ def _run(app: Callable[[], None], name: str) -> None:
         from dic3l.errors import ConfigError, Dic3lError
         from sarsense.errors import SarsenseError, SettingError
 
-        if debug or not isinstance(error, (Dic3lError, SarsenseError)):
+        if debug or not isinstance(error, (Dic3lError, SarsenseError, OSError)):
             raise
-        typer.echo(f"{name}: error: {error}", err=True)
+        told = str(error)
+        if isinstance(error, OSError) and error.strerror:  # a disk or a right that is missing: no fault of the code
+            told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        typer.echo(f"{name}: error: {told}", err=True)
         sys.exit(2 if isinstance(error, (SettingError, ConfigError)) else 1)
 
 

@@ -28,7 +28,7 @@ import torchvision
 
 import dic3l
 from dic3l.config import Config, differences, from_toml, override, read_toml, to_toml
-from dic3l.errors import CheckpointError, ConfigError
+from dic3l.errors import CheckpointError, Dic3lError
 
 FORMAT = 1
 _FILE = re.compile(r"step-(\d{8,})\.pt")
@@ -139,9 +139,9 @@ def load(path: Path) -> Checkpoint:
         # torch explains an UnpicklingError at length, with how to switch its safety off
         told = not isinstance(error, UnpicklingError) and str(error)
         reason = str(error).splitlines()[0] if told else type(error).__name__
-        raise CheckpointError(
-            f"{path}: damaged or not a checkpoint ({reason}); delete it to go on from the one before it"
-        ) from error
+        ours = _FILE.fullmatch(path.name) is not None
+        advice = "delete it to go on from the one before it" if ours else "`dic3l pretrain` writes step-NNNNNNNN.pt"
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason}); {advice}") from error
     if not isinstance(content, dict) or "format" not in content or "method" not in content:
         raise CheckpointError(f"{path}: expected a checkpoint of `dic3l pretrain`, found something else")
     if content["format"] != FORMAT:
@@ -203,11 +203,11 @@ def open_run(run: Path, config: Config, corpus: CorpusFacts, resume: str = "auto
 
 def _refuse_other_folder(run: Path) -> None:
     if run.exists() and not run.is_dir():
-        raise ConfigError(f"{run}: is a file; --out names the folder of a run")
+        raise CheckpointError(f"{run}: is a file; --out names the folder of a run")
     if not run.is_dir() or (run / "config.toml").is_file() or (run / "checkpoints").is_dir():
         return
     if any(not path.name.startswith(".") for path in run.iterdir()):
-        raise ConfigError(f"{run}: not empty and not a run (no config.toml); choose a new folder for --out")
+        raise CheckpointError(f"{run}: not empty and not a run (no config.toml); choose a new folder for --out")
 
 
 def _refuse_other_settings(path: Path, config: Config) -> None:
@@ -221,24 +221,28 @@ def _refuse(source: str, old: Config, new: Config) -> None:
     if other:
         told = ", ".join(f"{name} = {before} (now {after})" for name, (before, after) in list(other.items())[:4])
         more = f" and {len(other) - 4} more" if len(other) > 4 else ""
-        raise ConfigError(
+        raise CheckpointError(
             f"{source}: the run in this folder has other settings: {told}{more}; give the same settings to go on with "
             "it, or another --out for a new run"
         )
 
 
-def write_config(run: Path, config: Config) -> None:
-    """Save the resolved settings in the run folder."""
-    write_text(run / "config.toml", f"# settings of this run, resolved by dic3l {dic3l.__version__}\n{to_toml(config)}")
+def write_config(run: Path, config: Config, corpus: CorpusFacts) -> None:
+    """Save the resolved settings in the run folder, with the corpus that they were used on."""
+    head = (
+        f"# settings of this run, resolved by dic3l {dic3l.__version__}\n"
+        f"# corpus {corpus.name} {corpus.version}, digest {corpus.digest}\n"
+    )
+    write_text(run / "config.toml", head + to_toml(config))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically; ConfigError where the place does not allow it."""
+    """Write a text file atomically; Dic3lError where the place does not allow it."""
     try:
         with atomic_write(path) as file:
             file.write(text.encode())
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}; choose another --out") from error
+        raise Dic3lError(f"{path}: cannot be written: {error.strerror or error}; choose another --out") from error
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from dic3l.errors import ConfigError
+from dic3l.errors import ConfigError, Dic3lError
 
 Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
@@ -336,9 +336,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return _flat(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file: {error}") from error
+        raise Dic3lError(f"{path}: not a text file: {error}") from error
     except OSError as error:
-        raise ConfigError(f"{path}: settings cannot be read: {error.strerror or error}") from error
+        raise Dic3lError(f"{path}: settings cannot be read: {error.strerror or error}") from error
 
 
 def from_toml(text: str, source: str) -> Config:
@@ -350,7 +350,7 @@ def _flat(text: str, source: str) -> dict[str, Any]:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML: {error}") from error
+        raise Dic3lError(f"{source}: not TOML: {error}") from error
     flat: dict[str, Any] = {}
     for section, values in content.items():
         if isinstance(values, dict):

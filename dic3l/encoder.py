@@ -112,7 +112,7 @@ def _initial_state(network: nn.Module, arch: Arch, weights: str) -> Mapping[str,
     }
     if any(faults.values()):
         told = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in faults.items() if names)
-        raise ConfigError(
+        raise Dic3lError(
             f"weights {weights}: not the weights of a torchvision {arch}: {told}; give the arch that the file is of, "
             "or a file written by `dic3l export`"
         )
@@ -135,9 +135,9 @@ def imagenet_state(arch: str) -> Mapping[str, Tensor]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, .safetensors or torch.save, by name. ConfigError if the file is not one."""
+    """The tensors of a state dict, .safetensors or torch.save, by name. Dic3lError if the file is not one."""
     if not path.is_file():
-        raise ConfigError(f"weights {path}: expected 'random', 'imagenet' or the path of a file, found no such file")
+        raise Dic3lError(f"weights {path}: expected 'random', 'imagenet' or the path of a file, found no such file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -148,12 +148,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # pickle, zip and safetensors raise many kinds
         # torch explains at length how to switch its safety off; --debug shows it
         kind = type(error).__name__
-        raise ConfigError(
+        raise Dic3lError(
             f"weights {path}: expected a state dict (.pt, .pth, .safetensors), found a file that is none ({kind}): "
             "damaged, or of objects other than tensors"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(
+        raise Dic3lError(
             f"weights {path}: expected a state dict of tensors by name, found {type(state).__name__} of other things; "
             "for a checkpoint of a run, use `dic3l export` first"
         )

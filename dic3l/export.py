@@ -20,7 +20,7 @@ from torch import Tensor
 from dic3l.checkpoint import Checkpoint, atomic_write, find, load, versions, write_text
 from dic3l.config import from_toml
 from dic3l.encoder import PIXEL_MEAN, PIXEL_STD
-from dic3l.errors import CheckpointError, ConfigError
+from dic3l.errors import CheckpointError, ConfigError, Dic3lError
 
 PREFIX = "query.encoder.backbone."
 """of the encoder's weights in the state of the method: the network that learns, as published"""
@@ -30,7 +30,7 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 def export(place: Path, out: Path) -> dict[str, Any]:
     """Write the encoder of a run folder (its newest checkpoint) or of a checkpoint file to `out`; its note.
 
-    `out`: .pt, .pth (torch.save) or .safetensors. Raises CheckpointError, ConfigError.
+    `out`: .pt, .pth (torch.save) or .safetensors. Raises CheckpointError, ConfigError, Dic3lError.
     """
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: expected a file name that ends in {', '.join(SUFFIXES)}")
@@ -47,7 +47,7 @@ def export(place: Path, out: Path) -> dict[str, Any]:
             else:
                 torch.save(state, file)
     except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+        raise Dic3lError(f"--out {out}: cannot be written: {error.strerror or error}") from error
     write_text(out.with_suffix(".json"), json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return description
 

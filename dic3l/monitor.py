@@ -182,7 +182,8 @@ class Monitor:
         for name, value in {**values, **times, "epoch": epoch}.items():
             self._board.add_scalar(_tag(name), value, done)
         told = (
-            f"epoch {epoch:.2f}  loss {values['loss']:.3f}  top-1 {100 * values['top1_global']:.0f} %  "
+            f"epoch {epoch:.2f}  loss {values['loss']:.3f}  contrast {values['loss_global']:.3f}  "
+            f"top-1 {100 * values['top1_global']:.0f} %  "
             f"{times['tiles_per_s']:.0f} tiles/s"
         )
         self._bar.update(self._task, told=told)

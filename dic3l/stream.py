@@ -67,7 +67,7 @@ class Stream:
             )
         cv2.setNumThreads(1)  # parallel over batches instead, which costs no synchronisation
         self.tiles, self.config, self.rank, self.world = tiles, config, rank, world
-        self._tile_hw = (height, width)
+        self.tile_hw = (height, width)
         self._orders: dict[int, np.ndarray] = {}
 
     def plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -101,13 +101,13 @@ class Stream:
         ids = np.asarray(self.tiles.ids)[indices[places]]
         draws = tile_uniforms(config.train.seed, epochs[places], ids, 2 * DRAWS_PER_VIEW + box_draws(config.boxes))
         crop = config.views.crop_size
-        first = draw_view(draws[:, :DRAWS_PER_VIEW], self._tile_hw, config.views)
-        second = draw_view(draws[:, DRAWS_PER_VIEW : 2 * DRAWS_PER_VIEW], self._tile_hw, config.views)
+        first = draw_view(draws[:, :DRAWS_PER_VIEW], self.tile_hw, config.views)
+        second = draw_view(draws[:, DRAWS_PER_VIEW : 2 * DRAWS_PER_VIEW], self.tile_hw, config.views)
         boxes = matched_boxes(draws[:, 2 * DRAWS_PER_VIEW :], first, second, crop, config.boxes)
         boxes_first, boxes_second, mask = (torch.from_numpy(array) for array in boxes)
 
         views = np.empty((2, len(query), 1, crop, crop), np.uint8)
-        tile = np.empty((1, 1, *self._tile_hw), np.uint8)
+        tile = np.empty((1, 1, *self.tile_hw), np.uint8)
         query_of = {int(place): position for position, place in enumerate(query)}
         key_of = {int(place): position for position, place in enumerate(key)}
         for place in range(len(places)):

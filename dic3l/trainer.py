@@ -90,13 +90,13 @@ def train(tiles: Tiles, corpus: CorpusFacts, config: Config, run: Path, resume: 
     window = Window(resumed.window if resumed else None)
     start = done = logged = resumed.step if resumed else 0
     del resumed  # its tensors have been copied
-    if rank == 0:
-        write_config(run, config)
+    if rank == 0 and start < total:  # settings that train nothing are not this run's
+        write_config(run, config, corpus)
 
     metrics: dict[str, Any] = {}
     stopping = False
     with Monitor(run, start, total, config.method.arch) as monitor, _signals() as stop:
-        for line in _opening(config, corpus, len(tiles), start, total, device):
+        for line in _opening(config, corpus, stream, start, total, device):
             monitor.say(line)
         began = since = time.monotonic()
         waited = 0.0
@@ -187,9 +187,10 @@ def _cpu_flags() -> set[str]:
 
 
 def _opening(
-    config: Config, corpus: CorpusFacts, tiles: int, start: int, total: int, device: torch.device
+    config: Config, corpus: CorpusFacts, stream: Stream, start: int, total: int, device: torch.device
 ) -> Iterator[str]:
     """What there is to know before the first step."""
+    tiles = len(stream.tiles)
     batch_size, queue, peak = config.train.batch_size, config.method.queue_size, peak_rate(config)
     world = distributed.world()
     yield (
@@ -200,6 +201,12 @@ def _opening(
         f"{total} steps of {batch_size} tiles = {total * batch_size / tiles:.1f} epochs; views of "
         f"{config.views.crop_size} px; learning rate up to {peak:g}"
     )
+    if config.views.crop_size > min(stream.tile_hw):
+        yield (
+            f"note: views of {config.views.crop_size} px are larger than the tiles of {stream.tile_hw[0]} x "
+            f"{stream.tile_hw[1]}: all are enlarged, and their speckle with them; --crop-size {min(stream.tile_hw)} "
+            "or less keeps the pixels"
+        )
     if start:
         yield f"going on from step {start}" + (": nothing left to do" if start >= total else "")
     if config.train.precision == "bf16" and device.type == "cpu":

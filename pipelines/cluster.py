@@ -102,12 +102,15 @@ def open_runner(workers: int, scheduler: str | None) -> Iterator[Runner]:
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout="20s")
-        except OSError as error:
-            raise SarsenseError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from error
+        except (OSError, ValueError, ImportError) as error:
+            raise SarsenseError(
+                f"--scheduler {scheduler}: no Dask scheduler answers there ({error}); tcp://host:port expected"
+            ) from error
         with client:
             yield DaskRunner(client)
         return
     with (
+        _environment_kept(dask.config.get("distributed.nanny.pre-spawn-environ")),
         tempfile.TemporaryDirectory(prefix="sarsense-dask-") as scratch,
         dask.config.set({"temporary-directory": scratch}),
     ):
@@ -134,6 +137,21 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _environment_kept(names: Iterable[str]) -> Iterator[None]:
+    """Dask sets variables of its workers (OMP_NUM_THREADS=1) in this process, where they would slow down what comes
+    after: at the end they are as they were."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def default_workers() -> int:

@@ -126,13 +126,15 @@ class BuildSummary:
     shards: int
     bytes: int
     seconds: float
+    val_share: float
+    """asked for"""
     already_built: bool
     """the corpus was there and whole; nothing was done"""
 
 
 def summarise(corpus: Corpus, entries: list[Entry], seconds: float, already_built: bool) -> BuildSummary:
     status = Counter(entry.status for entry in entries)
-    reasons = Counter(_reason_kind(e.reason) for e in entries if e.status == "refused")
+    reasons = Counter(reason_kind(e.reason) for e in entries if e.status == "refused")
     return BuildSummary(
         out=str(corpus.root),
         name=corpus.name,
@@ -148,11 +150,13 @@ def summarise(corpus: Corpus, entries: list[Entry], seconds: float, already_buil
         shards=len(corpus.shards),
         bytes=sum(shard.bytes for shard in corpus.shards),
         seconds=round(seconds, 1),
+        val_share=corpus.manifest["config"]["val_share"],
         already_built=already_built,
     )
 
 
-def _reason_kind(reason: str) -> str:
+def reason_kind(reason: str) -> str:
+    """A reason without its particulars."""
     return reason.split(":")[0].split(";")[0].split("(")[0].strip()
 
 

@@ -7,6 +7,7 @@ places, the same sampled pixels and the same probe; pool each test set into one 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,18 +103,27 @@ def evaluate(
     fuse: Fuse = "change" if layout == "ombria" else "concat"
     contenders = _contenders([str(w) for w in weights], arch, fuse, on)
     rows = [_Row("majority class"), *(_Row(contender.name) for contender in contenders)]
-    splits = []
+    splits: list[dict[str, Any]] = []
+    _require_writable(out)  # before the first hour, not after it
     for seed in range(seeds):
         train, test = split_places(labelled.places, seed, test_share)
-        splits.append({"train": len(train), "test": len(test), "test_seen": _seen(labelled.places, test)})
         progress(f"seed {seed}: {len(train)} places to fit, {len(test)} to test")
         split = _prepare(labelled.places, train, test, seed, pixels, on)
+        splits.append(
+            {
+                "train": len(train),
+                "test": len(test),
+                "test_seen": _seen(labelled.places, test),
+                "folds": len(torch.unique(split.folds)),
+                "absent": _absent(split, labelled.classes),
+            }
+        )
         rows[0].matrices.append(_majority(split, len(labelled.classes)))
         for contender, row in zip(contenders, rows[1:], strict=True):
             _score(split, contender.extractor(seed, split.fit_images), row, len(labelled.classes), balanced)
             progress(f"  {row.name}: mIoU {100 * scores(row.matrices[-1]).miou:.2f}")
     result = {
-        "protocol": _protocol(layout, labelled, arch, seeds, pixels, test_share, balanced, corpus),
+        "protocol": _protocol(layout, labelled, arch, splits, pixels, test_share, balanced, corpus),
         "splits": splits,
         "classes": labelled.classes,
         "rows": [_summary(row, labelled.classes, rows[_RANDOM_ROW]) for row in rows],
@@ -213,6 +223,7 @@ def _contenders(weights: Sequence[str], arch: str, fuse: Fuse, device: torch.dev
 
         return extractor
 
+    random_backbone(arch, 0)  # a wrong arch, as a wrong file below, is refused before the first hour
     means = f"pixel values and means ({', '.join(str(side) for side in MEAN_WINDOWS[1:])})"
     found = [
         _Contender("pixel values", lambda seed, images: pixel_features((1,), fuse, device)),
@@ -223,7 +234,7 @@ def _contenders(weights: Sequence[str], arch: str, fuse: Fuse, device: torch.dev
         if name == "random":
             continue
         make = _maker(name, arch)
-        make(0)  # a wrong file is refused before the first hour
+        make(0)
         found.append(_Contender(f"{arch}, {name}", of_backbone(make)))
     return found
 
@@ -269,7 +280,7 @@ def _protocol(
     layout: Layout,
     labelled: LabelledData,
     arch: str,
-    seeds: int,
+    splits: Sequence[dict[str, Any]],
     pixels: int,
     test_share: float,
     balanced: bool,
@@ -282,17 +293,22 @@ def _protocol(
         f"{len(labelled.places)} places in {blocks} blocks; about {test_share:.0%} of the places, whole blocks, are "
         "tested; a seed draws another split, other sampled pixels and another random network, the same for all rows",
         "probe: L2-penalised multinomial logistic regression on frozen features of stages 1 to 4, interpolated to each "
-        f"pixel, of {images}; {pixels} pixels fitted; penalty chosen by "
-        f"{_FOLDS}-fold cross-validation over train blocks (best mIoU)",
+        f"pixel, of {images}; {pixels} pixels fitted; {_choice_of_penalty(splits)}",
         f"class weights: {'balanced' if balanced else 'none'}",
         "BatchNorm statistics of every network, the random ones too, are taken anew from train images",
-        "scores: all test pixels in one confusion matrix; means over classes unweighted; pixels of no class ignored",
+        "scores: all test pixels in one confusion matrix; means unweighted over the classes that the test truth has; "
+        "pixels of no class ignored",
         f"input: {labelled.normalisation}",
+    ]
+    notes += [
+        f"seed {seed}: the tested places have no {', '.join(split['absent'])}: no scores, no part in the means"
+        for seed, split in enumerate(splits)
+        if split["absent"]
     ]
     return {
         "layout": layout,
         "arch": arch,
-        "seeds": seeds,
+        "seeds": len(splits),
         "pixels": pixels,
         "test_share": test_share,
         "balanced": balanced,
@@ -301,6 +317,29 @@ def _protocol(
         "blocks": blocks,
         "notes": notes,
     }
+
+
+def _choice_of_penalty(splits: Sequence[dict[str, Any]]) -> str:
+    folds = sorted({split["folds"] for split in splits})
+    if folds == [1]:
+        return f"penalty {PENALTIES[0]:g}, the strongest: one train block leaves nothing to choose it by"
+    told = "- or ".join(map(str, folds))
+    return f"penalty chosen by {told}-fold cross-validation over train blocks (best mIoU)"
+
+
+def _absent(split: _Split, classes: Sequence[str]) -> list[str]:
+    """Classes that no test place has."""
+    present = {int(value) for _, labels in split.test for value in np.unique(labels)}
+    return [name for number, name in enumerate(classes) if number not in present]
+
+
+def _require_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Dic3lError(f"--out {out}: cannot be made: {error.strerror}; choose another") from error
+    if not os.access(out, os.W_OK):
+        raise Dic3lError(f"--out {out}: cannot be written; choose another")
 
 
 def _summary(row: _Row, classes: Sequence[str], random: _Row) -> dict[str, Any]:

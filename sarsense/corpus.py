@@ -27,6 +27,7 @@ from sarsense.errors import CorpusError
 from sarsense.files import atomic_write, read_json, write_json
 from sarsense.shards import Shard, verify_shard
 
+TABLES = ("tiles.parquet", "scenes.parquet", "duplicates.parquet")
 FORMAT = 1
 """raised when the layout changes; older formats stay readable"""
 
@@ -113,18 +114,18 @@ class Corpus:
     def tiles(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of tiles.parquet in the order of the shards, of one split or of all."""
         wanted = None if columns is None else list(dict.fromkeys([*columns, "split"]))
-        table = pq.read_table(self.root / "tiles.parquet", columns=wanted)
+        table = _read_parquet(self.root / "tiles.parquet", wanted)
         if split is not None:
             table = table.filter(pc.field("split") == split)
         return table
 
     @cached_property
     def scenes(self) -> pa.Table:
-        return pq.read_table(self.root / "scenes.parquet")
+        return _read_parquet(self.root / "scenes.parquet")
 
     @cached_property
     def duplicates(self) -> pa.Table:
-        return pq.read_table(self.root / "duplicates.parquet")
+        return _read_parquet(self.root / "duplicates.parquet")
 
 
 def open_corpus(path: str | Path) -> Corpus:
@@ -167,19 +168,33 @@ def write_tables(
     """tiles.parquet (GeoParquet 1.1), scenes.parquet and duplicates.parquet, each atomically."""
     _write_parquet(root / "tiles.parquet", _geo(_table(tiles, TILE_SCHEMA)))
     _write_parquet(root / "scenes.parquet", _table(scenes, SCENE_SCHEMA))
-    _write_parquet(
-        root / "duplicates.parquet",
-        _table(duplicates, DUPLICATE_SCHEMA),
-    )
+    _write_parquet(root / "duplicates.parquet", _table(duplicates, DUPLICATE_SCHEMA))
 
 
 def write_manifest(root: Path, manifest: dict[str, Any], shards: list[Shard]) -> None:
-    """corpus.json: its presence says that everything else is there and whole."""
-    write_json(root / "corpus.json", {**manifest, "format": FORMAT, "shards": [asdict(s) for s in shards]})
+    """corpus.json: its presence says that everything else is there and whole. The tables are there already."""
+    tables = {name: _sha256(root / name) for name in TABLES}
+    whole = {**manifest, "format": FORMAT, "tables": tables, "shards": [asdict(shard) for shard in shards]}
+    write_json(root / "corpus.json", whole)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema)
+
+
+def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns)
+    except FileNotFoundError as error:
+        raise CorpusError(f"{path}: missing; a corpus has it, so it was removed: restore it or build again") from error
+    except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CorpusError(f"{path}: cannot be read ({reason}); restore it or build the corpus again") from error
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:
@@ -204,11 +219,30 @@ def footprint_wkb(ring: np.ndarray) -> bytes:
     return shapely.to_wkb(shapely.orient_polygons(shapely.Polygon(ring)), byte_order=1)
 
 
+def _verify_table(corpus: Corpus, name: str) -> list[str]:
+    path, expected = corpus.root / name, corpus.manifest.get("tables", {}).get(name, "")
+    if not path.is_file():
+        return [f"{name}: missing"]
+    found = _sha256(path)
+    if found != expected:
+        return [f"{name}: sha256 {found[:12]}..., corpus.json says {expected[:12] or 'nothing'}...: it was changed"]
+    return []
+
+
 def verify_corpus(corpus: Corpus) -> list[str]:
     """Everything about a corpus that is not as it was written, as sentences; empty when all is well."""
-    table = corpus.tiles(columns=["key", "shard", "offset", "content_hash", "split"])
+    problems = [problem for name in TABLES for problem in _verify_table(corpus, name)]
     rows: dict[str, list[dict[str, Any]]] = {shard.path: [] for shard in corpus.shards}
-    problems: list[str] = []
+    for folder in ("train", "val"):
+        for path in sorted((corpus.root / folder).glob("*")):
+            if (name := path.relative_to(corpus.root).as_posix()) not in rows:
+                problems.append(
+                    f"{name}: a file that corpus.json does not name; readers of {folder}/*.tar would take it"
+                )
+    try:
+        table = corpus.tiles(columns=["key", "shard", "offset", "content_hash", "split"])
+    except CorpusError as error:
+        return [*problems, f"{error}; no tile could be checked"]
     for row in table.to_pylist():
         if row["shard"] in rows:
             rows[row["shard"]].append(row)

@@ -28,6 +28,8 @@ from sarsense.shards import TileReader
 _DPI = 110
 _TILE_INCHES = 1.75
 _CAPTION_INCHES = 0.36
+_MAX_COUNT, _MAX_COLUMNS = 400, 40
+"""of a sheet: larger ones are too large a picture for most programs"""
 _SAMPLE_TILES = 400
 _SPLIT_COLOURS = {"train": "#2b6ca3", "val": "#d1622b"}
 _EDGE = "#8a3d16"
@@ -79,8 +81,12 @@ def contact_sheet(corpus: Corpus, out_png: Path, count: int = 24, columns: int =
     Grey: black is the group's lower end, white its upper end, what a network sees; no data is blue. Each caption says
     sensor and polarisation, date, mean dB, looks and split. Raises SettingError and CorpusError.
     """
-    if count < 1 or columns < 1:
-        raise SettingError(f"--count and --columns: 1 or more expected, {count} and {columns} found")
+    if not 1 <= count <= _MAX_COUNT or not 1 <= columns <= _MAX_COLUMNS:
+        raise SettingError(
+            f"--count from 1 to {_MAX_COUNT} and --columns from 1 to {_MAX_COLUMNS} expected, "
+            f"{count} and {columns} found"
+        )
+    check_picture(out_png)
     table = corpus.tiles()
     rows = table.drop_columns(["footprint", "transform"]).to_pylist()
     _require_tiles(rows, corpus)
@@ -117,6 +123,7 @@ def histogram_figure(corpus: Corpus, out_png: Path) -> None:
     dB are decoded from the codes, with the scenes' speckle bias taken off as in the codes: so the groups' ends pile
     up at the range, and what was clipped there is stated.
     """
+    check_picture(out_png)
     table = corpus.tiles(columns=["group", "scene"])
     groups: list[str] = table["group"].to_pylist()
     _require_tiles(groups, corpus)
@@ -144,6 +151,7 @@ def footprint_map(corpus: Corpus, out_png: Path) -> None:
     The overview marks each cluster; up to six clusters, the largest first, are drawn true to shape beside it.
     Raises CorpusError where no tile is placed.
     """
+    check_picture(out_png)
     table = corpus.tiles(columns=["footprint"])
     placed = [(w, s) for w, s in zip(table["footprint"].to_pylist(), table["split"].to_pylist(), strict=True) if w]
     if not placed:
@@ -218,9 +226,14 @@ def _caption(row: dict[str, Any]) -> tuple[str, str]:
     looks = "" if row["enl"] is None else f", ENL {row['enl']:.1f}"
     sensor = "" if row["sensor"] == "unknown" else f"{row['sensor']} "
     return (
-        f"{sensor}{row['polarisation']}  {row['scene'][:20]}",
+        f"{sensor}{row['polarisation']}  {_shortened(row['scene'], 28 - len(sensor))}",
         f"{date}, {row['mean_db']:.1f} dB{looks}, {row['split']}",
     )
+
+
+def _shortened(name: str, length: int) -> str:
+    """The name, its middle left out where it is too long: scenes differ at their ends."""
+    return name if len(name) <= length else f"{name[: length // 2]}…{name[len(name) - (length - length // 2 - 1) :]}"
 
 
 # --------------------------------------------------------------------------------------------------- histograms
@@ -305,6 +318,12 @@ def _draw_footprints(
 def _degrees(value: float, positive: str, negative: str) -> str:
     value = (value + 180) % 360 - 180 if positive == "E" else value
     return f"{abs(value):.6g}°{positive if value > 0 else negative if value < 0 else ''}"
+
+
+def check_picture(path: Path) -> None:
+    """SettingError where a picture's name does not end in .png."""
+    if path.suffix.lower() != ".png":
+        raise SettingError(f"{path}: pictures are PNG; a name that ends in .png expected")
 
 
 def _require_tiles(rows: Sequence[Any], corpus: Corpus) -> None:

@@ -141,12 +141,14 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
         facts = recognise(path, tags, None if options.calibrate == "none" else options.calibrate)
         facts = _with_stated(facts, stated)
         unit = options.unit or (stated.unit if stated.explicit else None)
+        _refuse_pictures(dataset)
+        listed = _listed_polarisations(stem, dataset)
         crs, transform, gcps = _geometry(dataset, facts)
         bands: list[Band] = []
         left_out: list[str] = []
         for index in range(1, dataset.count + 1):
             try:
-                bands.append(_describe_band(dataset, index, stem, facts, tags, unit))
+                bands.append(_describe_band(dataset, index, stem, facts, tags, unit, listed))
             except SceneError as error:
                 if dataset.count == 1:
                     raise
@@ -182,7 +184,7 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
             transform=transform,
             gcps=gcps,
             bands=tuple(wanted),
-            notes=(*left_out, *dict.fromkeys(warnings)),
+            notes=(*_order_note(listed, facts), *left_out, *dict.fromkeys(warnings)),
             orbit_direction=stated.orbit_direction,
         )
 
@@ -232,7 +234,13 @@ def valid_power(
 
 
 def _describe_band(
-    dataset: Any, index: int, stem: str, facts: Facts, tags: dict[str, str], explicit: Unit | None
+    dataset: Any,
+    index: int,
+    stem: str,
+    facts: Facts,
+    tags: dict[str, str],
+    explicit: Unit | None,
+    listed: tuple[str, ...],
 ) -> Band:
     if dataset.colorinterp[index - 1] == ColorInterp.alpha:
         raise SceneError("the alpha band: says where the others hold data")
@@ -249,7 +257,7 @@ def _describe_band(
     calibrated = facts.calibration is None or choice.unit == facts.unit
     return Band(
         index=index,
-        polarisation=_polarisation(description, facts, tags, stem) or f"b{index}",
+        polarisation=_polarisation(description, facts, tags, stem) or (listed[index - 1] if listed else f"b{index}"),
         unit=choice.unit,
         quantity=choice.quantity if calibrated else "uncalibrated",
         scale_factor=facts.scale_factor,
@@ -267,6 +275,32 @@ def _polarisation(description: str, facts: Facts, tags: dict[str, str], stem: st
         if len(set(found)) == 1:
             return found[0]
     return None
+
+
+def _refuse_pictures(dataset: Any) -> None:
+    """Raise SceneError for colour pictures and colour tables: their bands are no polarisations."""
+    kinds = set(dataset.colorinterp)
+    if ColorInterp.palette in kinds:
+        raise SceneError("a colour table: a map of classes or a picture, not backscatter")
+    named = any(word.upper() in POLARISATIONS for text in dataset.descriptions for word in words(text or ""))
+    if not named and {ColorInterp.red, ColorInterp.green, ColorInterp.blue} <= kinds:
+        raise SceneError(
+            "a colour picture (bands red, green, blue), not backscatter; if its bands are polarisations, say so in "
+            "their descriptions (gdal_edit.py or rasterio: dataset.descriptions)"
+        )
+
+
+def _listed_polarisations(stem: str, dataset: Any) -> tuple[str, ...]:
+    """The polarisations that the file name lists, where it lists as many as there are bands and no band is named."""
+    found = tuple(word.upper() for word in words(stem) if word.upper() in POLARISATIONS)
+    unnamed = not any(dataset.descriptions)
+    return found if unnamed and dataset.count > 1 and len(set(found)) == len(found) == dataset.count else ()
+
+
+def _order_note(listed: tuple[str, ...], facts: Facts) -> tuple[str, ...]:
+    if not listed or facts.polarisation:
+        return ()
+    return (f"no band is named: {', '.join(listed)} taken in the order of the file name",)
 
 
 def _geometry(dataset: Any, facts: Facts) -> tuple[str | None, tuple[float, ...] | None, tuple[tuple[float, ...], ...]]:

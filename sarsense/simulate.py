@@ -358,9 +358,11 @@ def _check(scenes: int, size: int, looks: float, seed: int, polarisations: tuple
 
 
 def _check_folder(out: Path, scenes: int) -> None:
-    """Scenes of an earlier simulation would be taken for ours; files that we overwrite are fine."""
+    """Scenes of an earlier simulation would be taken for ours; files that we overwrite are fine, others' are not."""
     if out.exists() and not out.is_dir():
         raise SarsenseError(f"{out}: a folder expected, a file found; choose another OUT")
+    if out.is_dir() and any(out.iterdir()) and not (out / "truth.json").is_file() and not (out / "scenes").is_dir():
+        raise SarsenseError(f"{out}: not empty and not of a simulation (no truth.json); choose a new folder for OUT")
     ours = {_name(index) for index in range(scenes)}
     for folder in (out / "scenes", out / "labels"):
         if others := sorted(path.name for path in folder.glob("*.tif") if path.name not in ours):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import glob
 import zipfile
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 from sarsense.catalogue import CATALOGUE_SUFFIXES, Stated, read_catalogue
 from sarsense.errors import SarsenseError
@@ -25,7 +26,8 @@ class SourceFile:
     path: str
     """absolute"""
     relative: str
-    """inside its source, with forward slashes"""
+    """inside its source, with forward slashes; where two sources have files of one such name, with as many of the
+    folders above as tell them apart"""
     is_raster: bool
     """False for annotation, headers, read-me files and the like: what stands beside rasters"""
     stated: Stated = field(default_factory=Stated)
@@ -64,12 +66,37 @@ def list_sources(sources: list[str], exclude: Path | None = None) -> list[Source
             relative = path.relative_to(root).as_posix()
             for file in _members(absolute, relative) or [SourceFile(str(absolute), relative, _is_raster(path))]:
                 found.setdefault(file.path, file)
-    files = sorted(found.values(), key=lambda file: (file.relative, file.path))
+    files = sorted(_told_apart(list(found.values())), key=lambda file: (file.relative, file.path))
     if not any(file.is_raster for file in files):
         listed = ", ".join(sources)
         endings = " ".join(sorted(RASTER_SUFFIXES))
         raise SarsenseError(f"{listed}: no raster among {len(files)} files; expected files that end in {endings}")
     return files
+
+
+def _told_apart(files: list[SourceFile]) -> list[SourceFile]:
+    """The files, those of one relative path under longer ones: no two rows of scenes.parquet share a name."""
+    names = Counter(file.relative for file in files)
+    if len(names) == len(files):
+        return files
+    clashing = [file for file in files if names[file.relative] > 1]
+    kept = [file for file in files if names[file.relative] == 1]
+    taken = {file.relative for file in kept}
+    more, longer = 1, [_longer(file, 1) for file in clashing]
+    while len(set(longer) | taken) < len(files) and more < max(len(_parts(file)) for file in clashing):
+        more += 1
+        longer = [_longer(file, more) for file in clashing]
+    return kept + [replace(file, relative=name) for file, name in zip(clashing, longer, strict=True)]
+
+
+def _longer(file: SourceFile, more: int) -> str:
+    """Relative path with up to `more` folders above it; the whole path where there are no more."""
+    parts, inside = _parts(file), len(PurePosixPath(file.relative).parts)
+    return "/".join(parts[max(0, len(parts) - inside - more) :])
+
+
+def _parts(file: SourceFile) -> list[str]:
+    return [part for part in PurePosixPath(file.path.removeprefix(ZIP_PREFIX)).parts if part != "/"]
 
 
 def _expand(source: str) -> tuple[Path, list[Path]]:

@@ -29,6 +29,15 @@ _NOT_BACKSCATTER = frozenset(
     "label labels labelhand mask masks lulc landcover slope aspect dem dsm elevation incidence angle layover "
     "shadow coherence phase imag real entropy alpha anisotropy qa classes".split()
 )
+_OPTICAL = re.compile(
+    r"MSIL[12][AC]|^T\d{2}[A-Z]{3}_\d{8}T\d{6}_|^L[COTEM]0[4-9]_L[12]|^M[OY]D\d\d|(?<![A-Z])(NDVI|NDWI|RGB|TCI|NIR|SWIR)(?![A-Z])",
+    re.IGNORECASE,
+)
+"""names of Sentinel-2 products and tiles, Landsat, MODIS; of optical bands, pictures and indices"""
+_QUANTITIES: dict[str, Quantity] = {"sigma0": "sigma0", "gamma0": "gamma0", "beta0": "beta0"}
+_SNAP = re.compile(r"^(sigma|gamma|beta)0_(IW\d_|EW\d_)?(VV|VH|HH|HV)(?!.*_db)", re.IGNORECASE)
+"""band names of ESA SNAP: linear power, unless they end in _db"""
+_FILLS = (-9999.0, -32768.0, -999.0, -99999.0)
 _FILTERED = frozenset(["dspk", "despeckled", "despeckle", "filtered"])
 _FEW_VALUES = 16
 _MIN_DB, _MAX_DB = -120.0, 60.0
@@ -55,6 +64,8 @@ def refuse_other_quantities(names: list[str]) -> None:
         tokens = set(words(name))
         if other := sorted(tokens & _NOT_BACKSCATTER):
             raise SceneError(f"not backscatter: '{name}' says {', '.join(other)}")
+        if found := _OPTICAL.search(name):
+            raise SceneError(f"not backscatter: '{name}' says {found[0]}, an optical product or a picture")
         if tokens & _FILTERED:
             raise SceneError(f"'{name}' is a despeckled copy; the speckled band is taken")
 
@@ -86,7 +97,12 @@ def choose_unit(
     `sample`: 1-D valid values (no zeros for floats); `band_unit`: the raster's own unit text; `names`: file stem and
     band description, searched for unit words.
     """
-    calibrated: Quantity = facts.quantity or "backscatter"
+    calibrated: Quantity = facts.quantity or _named_quantity(names) or "backscatter"
+    if explicit and explicit != "complex" and np.issubdtype(dtype, np.complexfloating):
+        raise SceneError(
+            f"complex samples (dtype {dtype}), --unit {explicit} says they are real: their imaginary part would be "
+            "lost; leave --unit out, their power is I^2 + Q^2"
+        )
     if explicit:
         quantity = calibrated if np.issubdtype(dtype, np.inexact) else facts.quantity or "uncalibrated"
         return UnitChoice(explicit, quantity, f"--unit {explicit}", 1.0)
@@ -106,6 +122,8 @@ def choose_unit(
     if len(said) > 1:
         raise SceneError(f"its names say {' and '.join(sorted(said))} at once; give --unit")
     looks_db, share = _looks_like_db(sample)
+    if not said and not looks_db and share == 0 and (snap := next(filter(_SNAP.match, names), None)):
+        return UnitChoice("power", calibrated, f"name {snap}: linear, as SNAP names bands", 0.9)
     if said:
         (unit,) = said
         if (unit == "db") != looks_db:
@@ -116,6 +134,11 @@ def choose_unit(
         return UnitChoice(unit, calibrated, f"name or unit tag says {unit}", 0.9)
     if looks_db:
         return UnitChoice("db", calibrated, f"values: {share:.0%} negative, as dB", share)
+    if fills := [fill for fill in _FILLS if np.count_nonzero(sample == fill) > 1]:
+        raise SceneError(
+            f"holds {fills[0]:g} more than once, a fill value that is not declared as no data: declare it "
+            f"(gdal_edit.py -a_nodata {fills[0]:g} FILE), or give --unit"
+        )
     if share > 0.01:
         raise SceneError(
             f"signed values ({share:.0%} negative, {sample.min():.3g} to {sample.max():.3g}) that are not dB: "
@@ -124,6 +147,12 @@ def choose_unit(
     raise SceneError(
         "power or amplitude? positive floats of unknown looks do not tell; give --unit power or --unit amplitude"
     )
+
+
+def _named_quantity(names: list[str]) -> Quantity | None:
+    """sigma0, gamma0 or beta0, where exactly one of them is a word of the names."""
+    found: list[Quantity] = [_QUANTITIES[word] for name in names for word in words(name) if word in _QUANTITIES]
+    return found[0] if len(set(found)) == 1 else None
 
 
 def _looks_like_db(sample: np.ndarray) -> tuple[bool, float]:

@@ -69,11 +69,35 @@ def test_an_output_that_is_no_corpus_or_cannot_be_written_is_refused_in_a_line(t
         "no such file or folder": ("build", tmp_path / "nowhere", "--out", tmp_path / "new"),
         "cannot be written": ("build", scene, "--out", "/proc/corpus"),
         "not a corpus": ("shards", "verify", other),
+        "/proc/sim: ": ("simulate", "/proc/sim", "--scenes", 1, "--size", 128),
+        "not empty and not of a simulation": ("simulate", other, "--scenes", 1, "--size", 128),
+        "no Dask scheduler answers": ("build", scene, "--out", tmp_path / "new", "--scheduler", "nonsense"),
     }
     for words, arguments in cases.items():
         told = call(*SARSENSE, *arguments, code=1)
         assert words in told and told.startswith("sarsense: error: ") and told.count("\n") == 1, told
     assert "--tile-size" in call(*SARSENSE, "build", scene, "--out", tmp_path / "new", "--tile-size", 1, code=2)
+
+
+def test_pictures_that_cannot_be_written_and_a_missing_table_are_told_in_a_line(tmp_path: Path):
+    scene, corpus = tmp_path / "a_VV.tif", tmp_path / "corpus"
+    write_raster(scene, 10 * np.log10(speckled_power((128, 128), 4, 0)))
+    call(*SARSENSE, "build", scene, "--out", corpus, "--tile-size", 64, "--workers", 0, "--val-share", 0)
+    for arguments, words, code in (
+        (("show", corpus, "--out", "/proc/sheet.png"), "/proc/sheet.png: ", 1),
+        (("show", corpus, "--out", tmp_path / "sheet.jpg"), "ends in .png", 2),
+        (("show", corpus, "--out", tmp_path / "sheet.png", "--count", 100_000), "--count from 1 to", 2),
+        (("stats", corpus, "--plot", "/proc/plot.png"), "/proc/plot.png: ", 1),
+        (("ls", corpus, "--split", "test"), "'test' is not one of", 2),
+    ):
+        assert words in call(*SARSENSE, "shards", *arguments, code=code)
+    assert not (tmp_path / "sheet.jpg").exists()
+    (corpus / "tiles.parquet").write_bytes(b"PAR1")
+    for name in ("ls", "stats", "show"):
+        told = call(*SARSENSE, "shards", name, corpus, code=1)
+        assert told.startswith("sarsense: error: ") and "tiles.parquet: cannot be read" in told, told
+    told = call(*DIC3L, "pretrain", corpus, "--out", tmp_path / "run", code=1)
+    assert "tiles.parquet: cannot be read" in told
 
 
 def test_strict_ends_with_3_and_the_corpus_is_there_all_the_same(tmp_path: Path):

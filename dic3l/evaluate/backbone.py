@@ -16,7 +16,7 @@ from torchvision import models
 
 from dic3l.checkpoint import find, load
 from dic3l.encoder import PIXEL_MEAN, PIXEL_STD, imagenet_state, read_state
-from dic3l.errors import ConfigError
+from dic3l.errors import ConfigError, Dic3lError
 from dic3l.export import encoder_state
 
 STRIDES = (4, 8, 16, 32)
@@ -59,7 +59,7 @@ def load_backbone(path: Path, arch: str) -> Backbone:
     """Weights of a file or of a run: a torchvision state dict, with or without `fc` (.pt, .pth, .safetensors), or the
     folder of a run, of which the newest checkpoint is taken.
 
-    CheckpointError where a folder holds none; ConfigError, naming the keys, where they are not exactly the weights
+    CheckpointError where a folder holds none; Dic3lError, naming the keys, where they are not exactly the weights
     of `arch`.
     """
     backbone = Backbone(arch)
@@ -76,7 +76,7 @@ def load_backbone(path: Path, arch: str) -> Backbone:
             for names, what in ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape"))
             if names
         ]
-        raise ConfigError(
+        raise Dic3lError(
             f"{path}: not the weights of a torchvision {arch}: {'; '.join(wrong)}; give the right --arch, "
             "or export a run with `dic3l export`"
         )

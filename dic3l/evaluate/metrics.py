@@ -23,14 +23,18 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int, ignored: i
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a test set, all in 0..1 but kappa (-1..1); a class that neither truth nor prediction has is NaN."""
+    """Scores of a test set, all in 0..1 but kappa (-1..1).
+
+    A class that the truth does not have has no scores (NaN) and no part in the means, also where it is predicted (the
+    pixels are missing from their own class then): so all maps of one test set are judged by the same classes.
+    """
 
     accuracy: float
     """overall accuracy: correct pixels / pixels"""
     kappa: float
     """Cohen's kappa: agreement beyond that of two independent maps with these class shares"""
     miou: float
-    """unweighted mean of the classes' IoU; a class that neither truth nor prediction has is left out"""
+    """unweighted mean of the IoU of the classes that the truth has"""
     mean_f1: float
     iou: tuple[float, ...]
     f1: tuple[float, ...]
@@ -47,9 +51,10 @@ def scores(matrix: np.ndarray) -> Scores:
         accuracy = hits.sum() / total
         by_chance = (in_truth * in_prediction).sum() / total**2
         kappa = (accuracy - by_chance) / (1 - by_chance)
-        iou = hits / (in_truth + in_prediction - hits)
-        f1 = 2 * hits / (in_truth + in_prediction)
-        precision, recall = hits / in_prediction, hits / in_truth
+        there = np.where(in_truth > 0, 1.0, np.nan)
+        iou = there * hits / (in_truth + in_prediction - hits)
+        f1 = there * 2 * hits / (in_truth + in_prediction)
+        precision, recall = there * hits / in_prediction, hits / in_truth
     return Scores(
         accuracy=float(accuracy),
         kappa=float(kappa),

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from dic3l.errors import CheckpointError, ConfigError
+from dic3l.errors import CheckpointError, Dic3lError
 from dic3l.evaluate.backbone import STRIDES, Backbone, estimate_batch_statistics, load_backbone, random_backbone
 
 
@@ -50,19 +50,19 @@ def test_weights_come_back_from_a_file(tmp_path: Path, suffix: str, with_fc: boo
 def test_wrong_files_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save(models.resnet18(weights=None).state_dict(), path)
-    with pytest.raises(ConfigError, match=r"resnet34: \d+ missing \(layer1\.2"):
+    with pytest.raises(Dic3lError, match=r"resnet34: \d+ missing \(layer1\.2"):
         load_backbone(path, "resnet34")
-    with pytest.raises(ConfigError, match="resnet50"):
+    with pytest.raises(Dic3lError, match="resnet50"):
         load_backbone(path, "vgg16")
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(ConfigError, match="state dict"):
+    with pytest.raises(Dic3lError, match="state dict"):
         load_backbone(path, "resnet18")
     path.write_bytes(b"not a file of torch")
-    with pytest.raises(ConfigError, match=r"expected a state dict \("):
+    with pytest.raises(Dic3lError, match=r"expected a state dict \("):
         load_backbone(path, "resnet18")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load_backbone(tmp_path, "resnet18")
-    with pytest.raises(ConfigError, match="found no such file"):
+    with pytest.raises(Dic3lError, match="found no such file"):
         load_backbone(tmp_path / "none.pt", "resnet18")
 
 

@@ -23,7 +23,7 @@ from dic3l.checkpoint import (
     write_config,
 )
 from dic3l.config import Config, resolve, to_toml
-from dic3l.errors import CheckpointError, ConfigError
+from dic3l.errors import CheckpointError, Dic3lError
 from dic3l.optim import make_optimiser
 
 CONFIG = resolve("smoke")
@@ -132,16 +132,16 @@ def test_how_long_and_where_may_change_what_it_learns_may_not(tmp_path):
     )
     assert open_run(tmp_path, free, CORPUS) is not None
     with pytest.raises(
-        ConfigError, match=r"the run in this folder has other settings: method\.arch = resnet18"
+        CheckpointError, match=r"the run in this folder has other settings: method\.arch = resnet18"
     ) as told:
         open_run(tmp_path, resolve("smoke", options={"method.arch": "resnet34", "train.seed": 5}), CORPUS)
     assert "(now resnet34), train.seed = 0 (now 5); give the same settings" in str(told.value)
 
 
 def test_a_run_stopped_before_its_first_checkpoint_still_has_settings(tmp_path):
-    write_config(tmp_path, CONFIG)
+    write_config(tmp_path, CONFIG, CORPUS)
     assert open_run(tmp_path, CONFIG, CORPUS) is None
-    with pytest.raises(ConfigError, match=r"config\.toml: the run in this folder has other settings: optim\.lr"):
+    with pytest.raises(CheckpointError, match=r"config\.toml: the run in this folder has other settings: optim\.lr"):
         open_run(tmp_path, resolve("smoke", options={"optim.lr": 1.0}), CORPUS)
 
 
@@ -172,16 +172,16 @@ def test_a_path_starts_a_new_folder_from_another_run(tmp_path):
 
 def test_folders_that_are_something_else_are_refused(tmp_path):
     (tmp_path / "corpus.json").write_text("{}")
-    with pytest.raises(ConfigError, match="not empty and not a run"):
+    with pytest.raises(CheckpointError, match="not empty and not a run"):
         open_run(tmp_path, CONFIG, CORPUS)
-    with pytest.raises(ConfigError, match="is a file; --out names the folder of a run"):
+    with pytest.raises(CheckpointError, match="is a file; --out names the folder of a run"):
         open_run(tmp_path / "corpus.json", CONFIG, CORPUS)
 
 
 def test_a_place_that_cannot_be_written_is_said_in_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be written: Not a directory; choose another --out"):
-        write_config(tmp_path / "file" / "run", CONFIG)
+    with pytest.raises(Dic3lError, match="cannot be written: Not a directory; choose another --out"):
+        write_config(tmp_path / "file" / "run", CONFIG, CORPUS)
 
 
 def test_an_optimiser_takes_its_momentum_back_and_keeps_its_own_settings():

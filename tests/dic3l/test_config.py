@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dic3l import config as settings
 from dic3l.config import Config, MethodConfig, TrainConfig, from_toml, preset, resolve, to_toml
-from dic3l.errors import ConfigError
+from dic3l.errors import ConfigError, Dic3lError
 
 
 def test_the_paper_preset_is_the_published_command():
@@ -103,17 +103,17 @@ def test_a_wrong_setting_is_refused_with_what_was_expected(text, told):
 
 
 def test_files_that_are_no_settings_are_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"absent\.toml: settings cannot be read: No such file"):
+    with pytest.raises(Dic3lError, match=r"absent\.toml: settings cannot be read: No such file"):
         resolve(file=tmp_path / "absent.toml")
     bad = tmp_path / "bad.toml"
     bad.write_text("[train\n")
-    with pytest.raises(ConfigError, match=r"bad\.toml: not TOML"):
+    with pytest.raises(Dic3lError, match=r"bad\.toml: not TOML"):
         resolve(file=bad)
     bad.write_text("[train]\nsede = 3\n")
     with pytest.raises(ConfigError, match=r"bad\.toml: unknown setting 'train\.sede'; did you mean 'train\.seed'"):
         resolve(file=bad)
     bad.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not a text file"):
+    with pytest.raises(Dic3lError, match="not a text file"):
         resolve(file=bad)
     with pytest.raises(ConfigError, match="--preset: expected one of paper, smoke, found 'tiny'"):
         resolve("tiny")

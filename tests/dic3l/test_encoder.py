@@ -65,7 +65,7 @@ def test_weights_come_from_a_torchvision_file_with_or_without_a_classifier(tmp_p
 def test_weights_of_another_arch_are_refused_with_the_names(tmp_path):
     torch.save(resnet18().state_dict(), tmp_path / "r18.pt")
     with pytest.raises(
-        ConfigError, match=r"not the weights of a torchvision resnet50: .*missing \(layer1.*another shape"
+        Dic3lError, match=r"not the weights of a torchvision resnet50: .*missing \(layer1.*another shape"
     ):
         Encoder("resnet50", str(tmp_path / "r18.pt"))
 
@@ -80,7 +80,7 @@ def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(tmp_path, content
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path)
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(Dic3lError, match=told) as caught:
         Encoder("resnet18", str(path))
     assert "\n" not in str(caught.value)
 

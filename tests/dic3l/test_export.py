@@ -11,7 +11,7 @@ import torch
 from torchvision import models
 
 from dic3l.checkpoint import find, load
-from dic3l.errors import CheckpointError, ConfigError
+from dic3l.errors import CheckpointError, ConfigError, Dic3lError
 from dic3l.evaluate.backbone import load_backbone
 from dic3l.export import export
 from dic3l.method import DIC3L
@@ -85,5 +85,5 @@ def test_what_cannot_be_exported_is_refused(run, tmp_path):
     with pytest.raises(CheckpointError, match="no such file or folder"):
         export(tmp_path / "absent", tmp_path / "encoder.pt")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(Dic3lError, match="cannot be written"):
         export(run, tmp_path / "file" / "encoder.pt")

@@ -46,10 +46,12 @@ def test_a_class_that_nobody_has_is_left_out_of_the_mean() -> None:
     assert found.miou == pytest.approx((3 / 5 + 5 / 7) / 2)
 
 
-def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
-    found = scores(np.array([[3, 1], [0, 0]]))
-    assert found.iou == pytest.approx((0.75, 0.0))
-    assert found.miou == pytest.approx(0.375)
+def test_a_class_that_the_truth_lacks_has_no_part_in_the_mean_predicted_or_not() -> None:
+    """Else two maps of one test set would be means over different classes: 0.75 against 0.375 for the same pixels."""
+    predicted, not_predicted = scores(np.array([[3, 1], [0, 0]])), scores(np.array([[4, 0], [0, 0]]))
+    assert np.isnan(predicted.iou[1]) and np.isnan(predicted.f1[1]) and np.isnan(not_predicted.iou[1])
+    assert (predicted.miou, predicted.mean_f1) == pytest.approx((0.75, 6 / 7))
+    assert not_predicted.miou == 1.0
 
 
 def test_confusions_of_parts_add_up() -> None:

@@ -14,7 +14,7 @@ from dic3l.config import resolve
 from dic3l.method import DIC3L, Losses
 from dic3l.monitor import Monitor, Window, effective_rank, feature_std, health, truncate_metrics, window_means
 
-VALUES = {"loss": 5.123456789, "top1_global": 0.25, "lr": 0.01, "queue_filled": 64}
+VALUES = {"loss": 5.123456789, "loss_global": 4.5, "top1_global": 0.25, "lr": 0.01, "queue_filled": 64}
 TIMING = {"tiles_per_s": 123.456789, "data_wait": 0.01}
 
 
@@ -110,7 +110,7 @@ def test_away_from_a_terminal_progress_is_lines_not_more_than_one_in_ten_seconds
     lines = told.splitlines()
     assert out == "" and lines[0] == "to begin [with]"
     assert [line.split("  ")[0] for line in lines[1:]] == ["step 10/30", "step 30/30"]
-    assert "loss 5.123" in lines[1] and "top-1 25 %" in lines[1] and "123 tiles/s" in lines[1]
+    assert "loss 5.123  contrast 4.500" in lines[1] and "top-1 25 %" in lines[1] and "123 tiles/s" in lines[1]
 
 
 def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys, monkeypatch):

@@ -170,6 +170,9 @@ def test_a_finished_run_has_nothing_to_do_and_a_longer_one_goes_on(undisturbed, 
     assert run_tiny(short, train__steps=4).steps == 4
     again = run_tiny(short, train__steps=4)
     assert (again.start, again.steps, again.metrics) == (4, 4, {})
+    settings = (short / "config.toml").read_text()
+    run_tiny(short, train__steps=3)  # fewer steps than it has train nothing
+    assert (short / "config.toml").read_text() == settings
     longer = run_tiny(short, train__steps=6)
     assert (longer.start, longer.steps) == (4, 6)
     assert [line["step"] for line in records(short)] == [3, 4, 6]

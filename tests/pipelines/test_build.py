@@ -6,16 +6,19 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
@@ -60,7 +63,9 @@ def reference(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_bytes_do_not_depend_on_workers(scenes: Path, reference: Path, tmp_path: Path, workers: int):
+    environment = dict(os.environ)
     build([str(scenes)], tmp_path / "corpus", CONFIG, workers=workers)
+    assert os.environ == environment  # Dask would leave OMP_NUM_THREADS=1 to whatever runs in this process next
     assert content(tmp_path / "corpus") == content(reference)
 
 
@@ -165,6 +170,34 @@ def test_a_finished_build_is_not_done_again_and_another_one_is_refused(scenes: P
     with pytest.raises(CorpusError, match="made from other sources"):
         build([str(next(scenes.glob("*.tif")))], reference, CONFIG, workers=0)
     assert content(reference) == before
+
+
+def test_verify_sees_every_file_that_was_changed_removed_or_added(reference: Path, tmp_path: Path):
+    def change(name: str, column: str, value: float) -> Callable[[Path], None]:
+        def edit(corpus: Path) -> None:
+            table = pq.read_table(corpus / name)
+            values = pa.array([value] * len(table), table.schema.field(column).type)
+            pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), corpus / name)
+
+        return edit
+
+    edits: dict[str, Callable[[Path], object]] = {
+        "tiles.parquet: sha256": change("tiles.parquet", "lat", 1.0),
+        "tiles.parquet: sha256 ": change("tiles.parquet", "enl_bias_db", 1.0),
+        "scenes.parquet: missing": lambda corpus: (corpus / "scenes.parquet").unlink(),
+        "duplicates.parquet: missing": lambda corpus: (corpus / "duplicates.parquet").unlink(),
+        "tiles.parquet: missing": lambda corpus: (corpus / "tiles.parquet").unlink(),
+        "no tile could be checked": lambda corpus: (corpus / "tiles.parquet").write_bytes(b"PAR1"),
+        "train/extra.tar: a file that corpus.json does not name": lambda corpus: (corpus / "train/extra.tar").touch(),
+    }
+    for number, (told, edit) in enumerate(edits.items()):
+        copy = tmp_path / str(number)
+        shutil.copytree(reference, copy)
+        edit(copy)
+        assert any(told.strip() in problem for problem in verify_corpus(open_corpus(copy))), told
+    for name in ("1", "4"):  # a changed table still opens; a missing one is told in a line
+        with nullcontext() if name == "1" else pytest.raises(CorpusError, match=r"tiles\.parquet: missing"):
+            open_corpus(tmp_path / name).tiles()
 
 
 # ------------------------------------------------------------------------------------------------ what is inside

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import models
 
 from dic3l.errors import ConfigError, Dic3lError
-from dic3l.evaluate.data import IGNORED
+from dic3l.evaluate.data import IGNORED, split_places
 from pipelines.build import build
 from pipelines.evaluate import evaluate, markdown
 from pipelines.labelled import folder_data
@@ -85,7 +85,7 @@ def test_the_table_holds_every_contender_and_is_the_same_twice(
     names = [row["name"] for row in result["rows"]]
     assert names[0] == "majority class" and names[3:] == ["resnet18, random", f"resnet18, {weights}"]
     assert result["classes"] == ["water", "bare", "crops", "forest", "meadow", "built", "road"]
-    assert result["splits"][0] == {"train": 3, "test": 1, "test_seen": 0}
+    assert result["splits"][0] == {"train": 3, "test": 1, "test_seen": 0, "folds": 3, "absent": []}
     assert _row(result, "majority class")["kappa"]["mean"] == pytest.approx(0.0)
     assert _row(result, "resnet18, random")["gain"]["values"] == [0.0, 0.0]
     assert _row(result, "resnet18, random")["features"] == 2 * (64 + 128 + 256 + 512)
@@ -120,8 +120,35 @@ def test_pngs_are_codes_as_they_are(tmp_path: Path) -> None:
             (tmp_path / folder).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
     result = _quick(tmp_path, tmp_path / "out", test_share=0.5, classes="other=0,bright=255")
-    assert result["splits"] == [{"train": 2, "test": 2, "test_seen": None}]
+    assert result["splits"] == [{"train": 2, "test": 2, "test_seen": None, "folds": 2, "absent": []}]
+    assert any("2-fold" in note for note in result["protocol"]["notes"])
     assert _row(result, "pixel values")["classes"]["bright"]["iou"]["mean"] > 0.99
+
+
+def test_rows_are_means_over_the_same_classes_where_the_tested_places_lack_one(tmp_path: Path) -> None:
+    """Three classes, of which the tested place has two: a row that predicts the third is not divided by three."""
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        labels = rng.integers(0, 2, (64, 64)).repeat(2, 0).astype(np.uint8)
+        labels[:20] += 2 * (index > 0)  # a third and a fourth class, which place 0 lacks
+        image = 60 * labels + rng.normal(0, 25, labels.shape)
+        for folder, pixels in (("images", image.clip(0, 255).astype(np.uint8)), ("masks", labels)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
+    seed = next(s for s in range(50) if split_places(folder_data(tmp_path, None, None).places, s, 0.25)[1] == [0])
+    result = _quick(tmp_path, tmp_path / "out", test_share=0.25, seeds=seed + 1, pixels=500)
+    assert result["splits"][seed]["absent"] == ["2", "3"]
+    assert any(note.startswith(f"seed {seed}: the tested places have no 2, 3") for note in result["protocol"]["notes"])
+    for row in result["rows"]:
+        of_classes = [row["classes"][name]["iou"]["values"][seed] for name in result["classes"]]
+        assert of_classes[2:] == [None, None]
+        assert row["miou"]["values"][seed] == pytest.approx(sum(of_classes[:2]) / 2)
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_the_work(simulated: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pipelines.evaluate._prepare", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(Dic3lError, match="--out /proc/scores: cannot be made"):
+        _quick(simulated, Path("/proc/scores"))
 
 
 def test_ombria_is_read_as_pairs(tmp_path: Path) -> None:
@@ -151,7 +178,7 @@ def test_wrong_input_is_refused_by_name(simulated: Path, corpus_path: Path, tmp_
         ({"arch": "vgg"}, "arch"),
         ({"weights": [tmp_path / "none.pt"]}, "none.pt"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(Dic3lError, match=message):
             _quick(simulated, tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 

@@ -200,7 +200,7 @@ def test_wrong_requests_are_refused_in_a_sentence(corpus, tmp_path, monkeypatch)
         pretrain(tmp_path / "absent", tmp_path / "run", tiny())
     with pytest.raises(ConfigError, match="expected at most the 32 train tiles of the corpus, found 64"):
         pretrain(corpus, tmp_path / "run", tiny(train__batch_size=64))
-    with pytest.raises(ConfigError, match="not empty and not a run"):
+    with pytest.raises(CheckpointError, match="not empty and not a run"):
         pretrain(corpus, corpus, tiny(), nproc=2)
     with pytest.raises(CheckpointError, match="absent: no such file or folder"):
         pretrain(corpus, tmp_path / "run", tiny(), resume=str(tmp_path / "absent"))

@@ -27,6 +27,10 @@ def describe(path, config=CONFIG):
         ("x.tif", np.clip(300 * np.sqrt(POWER), 0, 255).astype(np.uint8), {}, "amplitude", "display"),
         ("x.tif", np.sqrt(POWER) * np.complex64(1j), {}, "complex", "uncalibrated"),
         ("C11.tif", POWER, {}, "power", "backscatter"),
+        ("Sigma0_VV.tif", POWER, {}, "power", "sigma0"),
+        ("x.tif", POWER, {"descriptions": ["Gamma0_VH"]}, "power", "gamma0"),
+        ("Sigma0_VV.tif", DB, {}, "db", "sigma0"),
+        ("Sigma0_IW1_VV_db.tif", DB, {}, "db", "sigma0"),
     ],
 )
 def test_unit_is_read_from_product_name_dtype_or_values(tmp_path, name, values, settings, unit, quantity):
@@ -176,3 +180,50 @@ def test_zero_fringes_that_nobody_declared_are_no_data(tmp_path):
     measured = measure_scene(describe(path))
     assert measured.bands[0].valid_fraction == 0.75
     assert measured.bands[0].mean_db == pytest.approx(10 * np.log10(POWER[:, 30:].mean()), abs=1e-3)
+
+
+def test_a_stated_real_unit_does_not_drop_the_imaginary_part_of_complex_samples(tmp_path):
+    path = write_raster(tmp_path / "x.tif", np.sqrt(POWER) * np.complex64(0.6 + 0.8j))
+    for unit in ("power", "amplitude", "db"):
+        with pytest.raises(SceneError, match=r"complex samples .* leave --unit out"):
+            describe(path, BuildConfig(tile_size=64, unit=unit))
+
+
+def test_pictures_and_optical_bands_are_refused_and_named_polarisations_are_not(tmp_path):
+    grey = np.clip(300 * np.sqrt(POWER), 0, 255).astype(np.uint8)
+    picture = write_raster(tmp_path / "photo.tif", [grey, grey, grey], photometric="RGB")
+    for unit in (None, "amplitude"):
+        with pytest.raises(SceneError, match="a colour picture"):
+            describe(picture, BuildConfig(tile_size=64, unit=unit))
+    named = write_raster(tmp_path / "x.tif", [grey, grey, grey], photometric="RGB", descriptions=["HH", "HV", "VV"])
+    assert [band.polarisation for band in describe(named).bands] == ["HH", "HV", "VV"]
+    for name in ("T33UUP_20200101T100000_B04.tif", "LC08_L1TP_193024_20200101_B4.tif", "scene_NDVI.tif"):
+        with pytest.raises(SceneError, match="an optical product or a picture"):
+            describe(write_raster(tmp_path / name, (300 * np.sqrt(POWER)).astype(np.uint16)))
+
+
+def test_bands_without_a_name_are_those_that_the_file_name_lists(tmp_path):
+    scene = describe(write_raster(tmp_path / "two_VV_VH.tif", [DB, DB]))
+    assert [band.polarisation for band in scene.bands] == ["VV", "VH"]
+    assert scene.notes == ("no band is named: VV, VH taken in the order of the file name",)
+    assert [b.polarisation for b in describe(write_raster(tmp_path / "VV_VH_VV.tif", [DB, DB])).bands] == ["b1", "b2"]
+    assert [b.polarisation for b in describe(write_raster(tmp_path / "VV_x.tif", [DB, DB])).bands] == ["VV", "VV"]
+
+
+def test_sensor_mode_and_time_are_read_from_the_words_of_a_name(tmp_path):
+    scene = describe(write_raster(tmp_path / "20191215T060906_S1_IW_GRD_VV__193d0d2.tif", DB))
+    assert (scene.sensor, scene.mode, scene.datetime) == ("S1", "IW", "2019-12-15T06:09:06Z")
+    scene = describe(write_raster(tmp_path / "20200605T042203_TSX_SM_MGD_HH.tif", DB))
+    assert (scene.sensor, scene.mode, scene.datetime) == ("TSX", "unknown", "2020-06-05T04:22:03Z")
+    assert describe(write_raster(tmp_path / "s1hand_tsxlike.tif", DB)).sensor == "unknown"
+
+
+def test_an_undeclared_fill_value_is_told_with_the_way_to_declare_it(tmp_path):
+    holed = DB.copy()
+    holed[:20] = -9999
+    path = write_raster(tmp_path / "x.tif", holed.astype(np.float32))
+    with pytest.raises(SceneError, match=r"holds -9999 .*-a_nodata -9999"):
+        describe(path)
+    scene = describe(path, BuildConfig(tile_size=64, unit="db"))
+    power = valid_power(holed, scene.bands[0])
+    assert np.isnan(power[:20]).all() and np.isfinite(power[20:]).all()

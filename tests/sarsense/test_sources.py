@@ -71,3 +71,24 @@ def test_no_raster_at_all_is_an_error(tmp_path: Path):
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(SarsenseError, match="no raster among 1 files"):
         list_sources([str(tmp_path)])
+
+
+def test_files_of_one_name_in_two_sources_keep_apart(tmp_path: Path):
+    """scenes.parquet and duplicates.parquet name each of them; a longer path is used where the short ones clash."""
+    for folder, name, seed in (
+        ("x/a", "s_VV.tif", 0),
+        ("x/b", "s_VV.tif", 0),
+        ("y/b", "s_VV.tif", 1),
+        ("y", "t.tif", 2),
+    ):
+        scene(tmp_path / folder / name, seed)
+    sources = [str(tmp_path / folder) for folder in ("x/a", "x/b", "y/b", "y/t.tif")]
+    files = list_sources(sources)
+    assert [file.relative for file in files] == ["t.tif", "x/a/s_VV.tif", "x/b/s_VV.tif", "y/b/s_VV.tif"]
+    assert list_sources(sources[::-1]) == files
+    build(sources, tmp_path / "corpus", CONFIG, workers=0)
+    corpus = open_corpus(tmp_path / "corpus")
+    assert [(row["dropped"], row["kept"]) for row in corpus.duplicates.to_pylist()] == [
+        ("x/b/s_VV.tif", "x/a/s_VV.tif")
+    ]
+    assert len(set(corpus.scenes["path"].to_pylist())) == 4
