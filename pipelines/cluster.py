@@ -110,7 +110,7 @@ def open_runner(workers: int, scheduler: str | None) -> Iterator[Runner]:
             yield DaskRunner(client)
         return
     with (
-        _environment_kept(dask.config.get("distributed.nanny.pre-spawn-environ")),
+        _environment_kept(),
         tempfile.TemporaryDirectory(prefix="sarsense-dask-") as scratch,
         dask.config.set({"temporary-directory": scratch}),
     ):
@@ -140,18 +140,16 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 @contextmanager
-def _environment_kept(names: Iterable[str]) -> Iterator[None]:
-    """Dask sets variables of its workers (OMP_NUM_THREADS=1) in this process, where they would slow down what comes
-    after: at the end they are as they were."""
-    before = {name: os.environ.get(name) for name in names}
+def _environment_kept() -> Iterator[None]:
+    """Dask sets variables of its workers (OMP_NUM_THREADS=1 and others) in this process, where they would slow down
+    what comes after: at the end all are as they were."""
+    before = dict(os.environ)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def default_workers() -> int:
