@@ -48,6 +48,8 @@ _SOURCES = typer.Argument(
 _CORPUS = typer.Argument(metavar="CORPUS", help="Folder of a finished corpus.")
 _JSON = typer.Option("--json", help="Print JSON for machines.")
 _CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, beta0, gamma0; none: digital numbers."
+_MULTILOOK_HELP = "Looks of single-look complex rasters, as 1x4 (azimuth x range); auto: pixels about square."
+_SPACING_HELP = "Resample all scenes, on power, to pixels of this many metres; default: each scene's own grid."
 _UNIT_HELP = "How values are stored: power, amplitude or db; for all sources. Without it: product, name, values."
 
 
@@ -103,6 +105,8 @@ def _scan(
     tile_size: Annotated[int, typer.Option(help="Side of a tile in pixels.")] = _BUILD.tile_size,
     unit: Annotated[str | None, typer.Option(help=_UNIT_HELP)] = None,
     calibrate: Annotated[str, typer.Option(help=_CALIBRATE_HELP)] = _BUILD.calibrate,
+    multilook: Annotated[str, typer.Option(help=_MULTILOOK_HELP)] = _BUILD.multilook,
+    spacing: Annotated[float | None, typer.Option(help=_SPACING_HELP)] = None,
     polarisations: Annotated[str, typer.Option(help="Take only these, separated by commas; empty: all.")] = "",
     allow_unplaced: Annotated[bool, typer.Option(help="Take rasters without georeferencing.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: this process.")] = 0,
@@ -116,6 +120,8 @@ def _scan(
         tile_size=tile_size,
         unit=unit,
         calibrate=calibrate,
+        multilook=multilook,
+        spacing=spacing,
         polarisations=_words(polarisations),
         allow_unplaced=allow_unplaced,
     )
@@ -139,6 +145,8 @@ def _build(
     polarisations: Annotated[str, typer.Option(help="Take only these, separated by commas; empty: all.")] = "",
     unit: Annotated[str | None, typer.Option(help=_UNIT_HELP)] = None,
     calibrate: Annotated[str, typer.Option(help=_CALIBRATE_HELP)] = _BUILD.calibrate,
+    multilook: Annotated[str, typer.Option(help=_MULTILOOK_HELP)] = _BUILD.multilook,
+    spacing: Annotated[float | None, typer.Option(help=_SPACING_HELP)] = None,
     allow_unplaced: Annotated[
         bool, typer.Option(help="Take rasters without georeferencing: no footprint, split by scene.")
     ] = False,
@@ -167,6 +175,8 @@ def _build(
         polarisations=_words(polarisations),
         unit=unit,
         calibrate=calibrate,
+        multilook=multilook,
+        spacing=spacing,
         allow_unplaced=allow_unplaced,
         min_valid=min_valid,
         val_share=val_share,

@@ -1,4 +1,4 @@
-"""The graph of a corpus build: scan -> measure -> cut -> dedup -> shard -> seal.
+"""The graph of a corpus build: scan -> (prepare) -> measure -> cut -> dedup -> shard -> seal.
 
 Each stage is a set of independent tasks, one a scene or one a shard, whose results are files under `.build/`, named
 by what decides them: a build that was killed goes on where it stopped. Only the order of stages lives here;
@@ -31,7 +31,7 @@ from pipelines.entries import (
     summarise,
     why_no_tile,
 )
-from pipelines.tasks import cut_task, measure_task, scan_task, shard_task
+from pipelines.tasks import cut_task, measure_task, prepare_task, scan_task, shard_task
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, corpus_digest, open_corpus, write_manifest, write_tables
 from sarsense.cut import scene_digest, scene_id
@@ -44,7 +44,7 @@ from sarsense.scene import Scene
 from sarsense.shards import Shard
 from sarsense.sources import SourceFile
 
-STAGES = ("scan", "measure", "cut", "shard", "seal")
+STAGES = ("scan", "prepare", "measure", "cut", "shard", "seal")
 
 
 class Progress(Protocol):
@@ -98,6 +98,7 @@ def build(
         raise SarsenseError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     with open_runner(workers, scheduler) as runner:
         _scan_all(entries, config, work, runner, progress)
+        _prepare_all(entries, work, runner, progress)
         _measure_all(entries, work, runner, progress)
         scene_duplicates = _drop_duplicate_scenes(entries)
         ranges = _ranges(entries)
@@ -157,7 +158,10 @@ def _run_stage(
 
 
 def _scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Runner, progress: Progress) -> None:
-    decisive = [config.tile_size, config.unit, config.calibrate, config.allow_unplaced, config.polarisations]
+    decisive = [
+        getattr(config, name)
+        for name in ("tile_size", "unit", "calibrate", "multilook", "spacing", "allow_unplaced", "polarisations")
+    ]
     jobs = []
     for entry in entries:
         if entry.status != "sidecar":
@@ -166,6 +170,24 @@ def _scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Run
             result = work / "scan" / f"{identity_hash(identity)}.json"
             jobs.append((entry, result, (file.path, file.relative, file.stated, config)))
     for entry, value in _run_stage("scan", runner, progress, scan_task, jobs):
+        entry.scene = Scene.from_json(value["scene"])
+
+
+def _prepare_all(entries: list[Entry], work: Path, runner: Runner, progress: Progress) -> None:
+    """Complex and resampled scenes: into files of our own, which are measured and cut in their place."""
+    jobs = []
+    for entry in entries:
+        if entry.scene is not None and entry.scene.preparation is not None:
+            stem = identity_hash([entry.scene.to_json(), entry.file.stamp()])
+            file, result = work / "prepare" / f"{stem}.tif", work / "prepare" / f"{stem}.json"
+            if not file.exists():
+                result.unlink(missing_ok=True)  # of a finished build, which keeps no pixels
+            jobs.append((entry, result, (entry.scene, file)))
+    if not jobs:
+        return
+    for entry, _, _ in jobs:
+        entry.scene = None  # unless it is prepared below
+    for entry, value in _run_stage("prepare", runner, progress, prepare_task, jobs):
         entry.scene = Scene.from_json(value["scene"])
 
 
@@ -308,7 +330,7 @@ def _clear_other_plans(out: Path, work: Path, shards: set[str], identities: set[
 
 def _clean(work: Path) -> None:
     """Remove what a finished corpus needs no more; what was scanned and measured stays."""
-    for name in ("cut", "shard"):
+    for name in ("prepare", "cut", "shard"):
         shutil.rmtree(work / name, ignore_errors=True)
 
 

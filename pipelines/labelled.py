@@ -89,6 +89,8 @@ def _describe(path: Path) -> Scene:
         scene = describe_scene(str(path), path.name, BuildConfig(tile_size=_SMALLEST, allow_unplaced=True))
     except SceneError as error:
         raise SceneError(f"{path}: {error}") from error
+    if scene.preparation is not None:
+        raise SceneError(f"{path}: has to be multilooked first, which labels on its own grid do not survive")
     return scene
 
 

@@ -16,12 +16,17 @@ from sarsense.errors import SceneError
 from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement, measure_scene
 from sarsense.normalize import GroupRange
+from sarsense.prepare import prepare_scene
 from sarsense.scene import Scene, describe_scene
 from sarsense.shards import write_shard
 
 
 def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, result: Path) -> None:
     _record(result, lambda: {"scene": describe_scene(path, relative, config, stated).to_json()})
+
+
+def prepare_task(scene: Scene, out: Path, result: Path) -> None:
+    _record(result, lambda: {"scene": prepare_scene(scene, out).to_json()})
 
 
 def measure_task(scene: Scene, result: Path) -> None:

@@ -77,18 +77,22 @@ RowTables = Callable[[int, int, int], tuple[np.ndarray, np.ndarray | None]]
 """(first row, last row, width) -> gain and noise of those rows, float32 each; None: no noise to take off"""
 
 
-def calibrate(power: np.ndarray, calibration: Calibration, row: int = 0, col: int = 0) -> np.ndarray:
-    """Backscatter, float32, of |DN|^2 (float32, rows x columns, whose first pixel is (row, col) of the raster).
+def calibrate(
+    power: np.ndarray, calibration: Calibration, row: int = 0, col: int = 0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Backscatter of |DN|^2 (float32, rows x columns, whose first pixel is (row, col) of the raster), and its floor.
 
-    Where the noise exceeds the signal the result is `NOISE_FLOOR` of the noise; NaN stays NaN.
+    Both float32. Where the noise exceeds the signal the backscatter is negative, so that means over pixels are right;
+    the floor, `NOISE_FLOOR` of the noise, is what it is kept above once means are taken. None: no noise was taken off.
     """
     if not calibration.tables:
-        return power * np.float32(calibration.gain)
+        return power * np.float32(calibration.gain), None
     gain, noise = _tables(calibration)(row, row + power.shape[0], col + power.shape[1])
-    if noise is not None:
-        noise = noise[:, col:]
-        power = np.maximum(power - noise, np.float32(NOISE_FLOOR) * np.abs(noise))
-    return power * gain[:, col:] * np.float32(calibration.gain)
+    gain = gain[:, col:] * np.float32(calibration.gain)
+    if noise is None:
+        return power * gain, None
+    noise = noise[:, col:]
+    return (power - noise) * gain, np.float32(NOISE_FLOOR) * np.abs(noise) * gain
 
 
 @lru_cache(maxsize=8)

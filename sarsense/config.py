@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,6 +32,11 @@ class BuildConfig:
     """how values are stored, for all sources; None: from the product, else from the values"""
     calibrate: Convention = "sigma0"
     """the convention of products that deliver digital numbers with several look-up tables; none: digital numbers"""
+    multilook: str = "auto"
+    """looks of single-look complex rasters, 'AxR' (azimuth x range); auto: pixels about square on the ground where the
+    product says how large they are, else 1x1"""
+    spacing: float | None = None
+    """pixel size in metres to resample all scenes to, on power; None: each scene's own grid"""
     allow_unplaced: bool = False
     """take rasters without georeferencing: no footprint; split by scene"""
     min_valid: float = 0.9
@@ -47,6 +53,9 @@ class BuildConfig:
     def __post_init__(self) -> None:
         _require(8 <= self.tile_size <= 8192, "--tile-size", "from 8 to 8192 pixels", self.tile_size)
         _require(self.stride is None or self.stride >= 1, "--stride", "at least 1 pixel", self.stride)
+        looks = re.fullmatch(r"auto|[1-9]\d{0,2}x[1-9]\d{0,2}", self.multilook)
+        _require(looks is not None, "--multilook", "auto or looks as 1x4 (azimuth x range)", self.multilook)
+        _require(self.spacing is None or 0.05 <= self.spacing <= 1e5, "--spacing", "from 0.05 to 1e5 m", self.spacing)
         _require(0.0 < self.min_valid <= 1.0, "--min-valid", "above 0, at most 1", self.min_valid)
         _require(0.0 <= self.val_share < 1.0, "--val-share", "from 0 to below 1", self.val_share)
         _require(self.cell_km > 0.1, "--cell-km", "above 0.1 km", self.cell_km)

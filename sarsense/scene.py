@@ -18,6 +18,7 @@ from sarsense.calibration import Calibration, calibrate
 from sarsense.catalogue import Stated
 from sarsense.config import BuildConfig
 from sarsense.errors import SceneError
+from sarsense.geometry import Geometry, Preparation, plan_preparation, read_geometry
 from sarsense.products import Facts, recognise
 from sarsense.radiometry import POLARISATIONS, Quantity, Unit, to_power
 from sarsense.raster import open_raster, pixel_window, read_rows, strips
@@ -26,7 +27,6 @@ from sarsense.units import choose_unit, refuse_other_quantities, refuse_without_
 _SAMPLE_GRID = 4
 _SAMPLE_SIDE = 256
 _ENOUGH_SAMPLES = 10_000
-_MAX_GCPS = 400
 _MAX_WIDTH, _MAX_PIXELS = 250_000, 40_000_000_000
 """larger than any product; a damaged header may claim more, and a sparse file may hold as much of nothing"""
 
@@ -75,6 +75,8 @@ class Scene:
     """bands left out, and what GDAL warned of"""
     orbit_direction: str | None = None
     """ascending or descending, where a list of scenes says so"""
+    preparation: Preparation | None = None
+    """what has to be done before it is cut; size and geometry are those after it"""
 
     @property
     def placed(self) -> bool:
@@ -108,8 +110,18 @@ class Scene:
                 "gcps": tuple(tuple(point) for point in value["gcps"]),
                 "bands": tuple(_band_from_json(band) for band in value["bands"]),
                 "notes": tuple(value["notes"]),
+                "preparation": _preparation_from_json(value["preparation"]),
             }
         )
+
+
+def _preparation_from_json(value: dict[str, Any] | None) -> Preparation | None:
+    if value is None:
+        return None
+    native = value["native"]
+    transform = None if native["transform"] is None else tuple(native["transform"])
+    geometry = Geometry(**{**native, "transform": transform, "gcps": tuple(map(tuple, native["gcps"]))})
+    return Preparation(**{**value, "native": geometry, "segments": tuple(map(tuple, value["segments"]))})
 
 
 def _band_from_json(value: dict[str, Any]) -> Band:
@@ -143,10 +155,10 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
         unit = options.unit or (stated.unit if stated.explicit else None)
         _refuse_pictures(dataset)
         listed = _listed_polarisations(stem, dataset)
-        crs, transform, gcps = _geometry(dataset, facts)
+        geometry, note = read_geometry(dataset, facts)
         bands: list[Band] = []
         left_out: list[str] = []
-        for index in range(1, dataset.count + 1):
+        for index in range(1, dataset.count + 1 if not facts.quadrature else 2):
             try:
                 bands.append(_describe_band(dataset, index, stem, facts, tags, unit, listed))
             except SceneError as error:
@@ -159,14 +171,18 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
         if not wanted:
             found = ", ".join(band.polarisation for band in bands)
             raise SceneError(f"polarisation {found} is not among {', '.join(options.polarisations)}")
-        if crs is None and not options.allow_unplaced:
+        if geometry.crs is None and not options.allow_unplaced:
             raise SceneError(
                 "no georeferencing: neither CRS with affine, nor ground control points; "
                 "--allow-unplaced takes it without a footprint"
             )
-        if min(dataset.width, dataset.height) < options.tile_size:
+        single_look = facts.quadrature or any(band.unit == "complex" for band in wanted)
+        grid, preparation = plan_preparation(
+            geometry, facts, single_look, options.multilook, options.spacing, dataset.height
+        )
+        if min(grid.width, grid.height) < options.tile_size:
             raise SceneError(
-                f"smaller than a tile: {dataset.height} x {dataset.width} pixels, a tile has "
+                f"smaller than a tile: {grid.height} x {grid.width} pixels, a tile has "
                 f"{options.tile_size} x {options.tile_size}; --tile-size takes smaller ones"
             )
         return Scene(
@@ -177,14 +193,21 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
             mode=facts.mode,
             datetime=facts.datetime,
             looks=facts.looks,
-            width=dataset.width,
-            height=dataset.height,
+            width=grid.width,
+            height=grid.height,
             dtype=dataset.dtypes[0],
-            crs=crs,
-            transform=transform,
-            gcps=gcps,
+            crs=grid.crs,
+            transform=grid.transform,
+            gcps=grid.gcps,
             bands=tuple(wanted),
-            notes=(*_order_note(listed, facts), *left_out, *dict.fromkeys(warnings)),
+            notes=(
+                *_order_note(listed, facts),
+                *_preparation_notes(preparation, options.spacing),
+                *filter(None, [note]),
+                *left_out,
+                *dict.fromkeys(warnings),
+            ),
+            preparation=preparation,
             orbit_direction=stated.orbit_direction,
         )
 
@@ -211,6 +234,18 @@ def valid_power(
 ) -> np.ndarray:
     """Linear power, float32, of stored values of a band; NaN where there is no measurement.
 
+    Power stays above the floor of its noise (`calibrate`). Parameters as of `signal_and_floor`.
+    """
+    power, floor = signal_and_floor(values, band, row, col, masked)
+    return power if floor is None else np.maximum(power, floor)
+
+
+def signal_and_floor(
+    values: np.ndarray, band: Band, row: int = 0, col: int = 0, masked: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Linear power, float32, of stored values of a band, negative where its noise exceeds it; NaN where there is no
+    measurement; and the floor that means of it are kept above, None where no noise is taken off.
+
     `values`: rows x columns whose first pixel is (row, col) of the raster, which only look-up tables want to know;
     `masked`: True where a mask or alpha band says no data.
 
@@ -230,7 +265,7 @@ def valid_power(
     with np.errstate(over="ignore", invalid="ignore"):
         power = to_power(values, band.unit, band.scale_factor)
     power[~(valid & (power > 0) & np.isfinite(power))] = np.nan
-    return power if band.calibration is None else calibrate(power, band.calibration, row, col)
+    return (power, None) if band.calibration is None else calibrate(power, band.calibration, row, col)
 
 
 def _describe_band(
@@ -244,6 +279,8 @@ def _describe_band(
 ) -> Band:
     if dataset.colorinterp[index - 1] == ColorInterp.alpha:
         raise SceneError("the alpha band: says where the others hold data")
+    if facts.quadrature and explicit:
+        raise SceneError(f"I and Q in two bands, --unit {explicit} says they are real; leave --unit out")
     description = dataset.descriptions[index - 1] or ""
     refuse_other_quantities([description])
     nodata = dataset.nodatavals[index - 1]
@@ -277,6 +314,22 @@ def _polarisation(description: str, facts: Facts, tags: dict[str, str], stem: st
     return None
 
 
+def _preparation_notes(plan: Preparation | None, spacing: float | None) -> list[str]:
+    if plan is None:
+        return []
+    notes = []
+    if len(plan.segments) > 1:
+        notes.append(f"{len(plan.segments)} bursts joined, each overlap cut in its middle")
+    if plan.quadrature is not None:
+        notes.append("I and Q in two bands taken as one complex image")
+    if (plan.azimuth, plan.range) != (1, 1):
+        notes.append(f"multilooked {plan.azimuth} x {plan.range} (azimuth x range)")
+    if plan.resampled:
+        kind = "mean of the pixels covered" if plan.coarser else "bilinear"
+        notes.append(f"power resampled to {spacing:g} m ({kind}): neighbouring pixels are correlated more than before")
+    return notes
+
+
 def _refuse_pictures(dataset: Any) -> None:
     """Raise SceneError for colour pictures and colour tables: their bands are no polarisations."""
     kinds = set(dataset.colorinterp)
@@ -301,24 +354,6 @@ def _order_note(listed: tuple[str, ...], facts: Facts) -> tuple[str, ...]:
     if not listed or facts.polarisation:
         return ()
     return (f"no band is named: {', '.join(listed)} taken in the order of the file name",)
-
-
-def _geometry(dataset: Any, facts: Facts) -> tuple[str | None, tuple[float, ...] | None, tuple[tuple[float, ...], ...]]:
-    """CRS, affine and GCPs; the GCPs' CRS is not the dataset's, which is None where only GCPs place a scene."""
-    if dataset.crs is not None and not dataset.transform.is_identity:
-        return _crs_name(dataset.crs), tuple(dataset.transform)[:6], ()
-    gcps, gcp_crs = dataset.gcps
-    if len(gcps) >= 4 and gcp_crs is not None:
-        every = max(1, len(gcps) // _MAX_GCPS)
-        return _crs_name(gcp_crs), None, tuple((p.row, p.col, p.x, p.y) for p in gcps[::every])
-    if len(facts.gcps) >= 4:
-        return "EPSG:4326", None, facts.gcps
-    return None, None, ()
-
-
-def _crs_name(crs: Any) -> str:
-    authority = crs.to_authority()
-    return ":".join(authority) if authority else crs.to_wkt()
 
 
 def _sample(dataset: Any, index: int, nodata: float | None) -> np.ndarray:

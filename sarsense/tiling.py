@@ -6,18 +6,14 @@ coordinates are (col, row) of pixel edges: a scene spans [0, width] x [0, height
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyproj
-from rasterio.control import GroundControlPoint
-from rasterio.transform import GCPTransformer
 
+from sarsense.geometry import to_lonlat
 from sarsense.scene import Scene
 
-_POLAR_LATITUDE = 70.0
 EDGE_POINTS = 5
 """points along each edge of a footprint: straight in pixels is curved on the ground"""
 
@@ -59,47 +55,6 @@ def place_tiles(scene: Scene, cols: np.ndarray, rows: np.ndarray, tile: int) -> 
     geod = pyproj.Geod(ellps="WGS84")
     spacing = [geod.inv(*centre.T, *to.T)[2] for to in (right, below)]
     return Placement(points[:, :-3], centre, np.stack(spacing, axis=-1))
-
-
-def to_lonlat(scene: Scene, cols: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Longitude and latitude (WGS 84 degrees) of pixel-edge coordinates, of any one shape.
-
-    GCP scenes go through GDAL's thin-plate spline: one affine through the GCPs of a Sentinel-1 scene is 2 km off.
-    """
-    to_wgs84 = pyproj.Transformer.from_crs(scene.crs, "EPSG:4326", always_xy=True)
-    if scene.transform is not None:
-        a, b, c, d, e, f = scene.transform
-        lon, lat = to_wgs84.transform(a * cols + b * rows + c, d * cols + e * rows + f)
-        return np.asarray(lon), np.asarray(lat)
-    gcps = np.array(scene.gcps)
-    into, back = _spline_plane(scene, gcps, to_wgs84)
-    points = [
-        GroundControlPoint(row=row, col=col, x=x, y=y)
-        for row, col, x, y in zip(gcps[:, 0], gcps[:, 1], *into, strict=True)
-    ]
-    # GDAL's transformer puts (0, 0) at the outer corner when asked for 'ul' of whole pixels
-    with GCPTransformer(points, tps=True) as transformer:
-        x, y = transformer.xy(rows.ravel(), cols.ravel(), offset="ul")
-    lon, lat = back(np.asarray(x, np.float64), np.asarray(y, np.float64))
-    return np.asarray(lon).reshape(cols.shape), np.asarray(lat).reshape(cols.shape)
-
-
-def _spline_plane(
-    scene: Scene, gcps: np.ndarray, to_wgs84: pyproj.Transformer
-) -> tuple[tuple[np.ndarray, np.ndarray], Callable[..., Any]]:
-    """Coordinates of the GCPs in which the spline is drawn, and the way from there to longitude and latitude.
-
-    It is the CRS of the GCPs, as in GDAL, with two cares for degrees: longitudes go on beyond 180, where GDAL would see
-    a jump across the whole world; and near the poles, where they run together, metres on a plane take their place.
-    """
-    x, y = gcps[:, 2], gcps[:, 3]
-    if not pyproj.CRS.from_user_input(scene.crs).is_geographic:
-        return (x, y), to_wgs84.transform
-    if np.abs(y).max() < _POLAR_LATITUDE:
-        return (x[0] + (x - x[0] + 180.0) % 360.0 - 180.0, y), to_wgs84.transform
-    pole = "+proj=stere +lat_0=90 +k=1 +ellps=WGS84" if y.mean() > 0 else "+proj=stere +lat_0=-90 +k=1 +ellps=WGS84"
-    plane = pyproj.Proj(f"{pole} +lon_0={x[0]}")
-    return plane(x, y), lambda east, north: plane(east, north, inverse=True)
 
 
 def _continuous(lon: np.ndarray) -> np.ndarray:

@@ -35,7 +35,14 @@ class Facts:
     calibration: Calibration | None = None
     """how digital numbers become `quantity`; None: the values are it, or nothing is known"""
     gcps: tuple[tuple[float, ...], ...] = ()
-    """row, col, lon, lat of ground control points that the metadata hold, for rasters without georeferencing"""
+    """row, col, lon, lat of ground control points that the metadata hold, for rasters without georeferencing; rows are
+    those of the joined image where there are `segments`"""
+    segments: tuple[tuple[int, int], ...] = ()
+    """rows first..last (exclusive) to join, a range a burst; empty: the raster is one image"""
+    multilook: tuple[int, int] = (1, 1)
+    """looks (azimuth, range) that make pixels about square on the ground, of single-look complex rasters"""
+    quadrature: bool = False
+    """bands 1 and 2 are I and Q of one complex image"""
 
 
 def iso_time(text: str) -> str | None:

@@ -1,7 +1,7 @@
-"""Gaofen-3 level 2 as GeoTIFF: sigma nought = (DN x QualifyValue / 65535)^2 x 10^(-K / 10), each per polarisation.
+"""Gaofen-3 as GeoTIFF: sigma nought = (DN x QualifyValue / N)^2 x 10^(-K / 10), each per polarisation.
 
-QualifyValue and K (CalibrationConst) stand in NAME.meta.xml. Level 1A (I and Q, over 32767) keeps them in two
-bands, which are not read as one complex band: it is refused. The wrong divisor is an error of 6.02 dB.
+N is 65535 for level 2 (uint16 amplitude) and 32767 for level 1A (I and Q as int16 in two bands); the wrong one is an
+error of 6.02 dB. QualifyValue and K (CalibrationConst) stand in NAME.meta.xml; level 1A is placed by its RPC.
 Source: GF-3 product format (CRESDA); the divisors as in ESA SNAP's Gaofen-3 reader.
 """
 
@@ -21,26 +21,28 @@ _NAME = re.compile(
     r"^GF3[A-D]?_\w+?_(?P<mode>[A-Z0-9]+)_\d+_[EW][\d.]+_[NS][\d.]+_(?P<day>\d{8})_L(?P<level>1A|1B|2)_"
     r"(?P<pol>HH|HV|VH|VV)_"
 )
+_FULL_SCALE = {"1A": 32767.0, "2": 65535.0}
+"""N by level"""
 
 
 def recognise(path: str) -> Facts | None:
     match = _NAME.match(PurePosixPath(path).name)
     if match is None:
         return None
-    if match["level"] != "2":
-        raise SceneError(
-            f"Gaofen-3 level {match['level']}: I and Q in two bands are not read yet; take level 2, or make power of it"
-        )
+    level = match["level"]
+    if level not in _FULL_SCALE:
+        raise SceneError(f"Gaofen-3 level {level}: its digital numbers are not documented; take level 1A or 2")
     beside = find_beside(path, ".", "*.meta.xml")
     facts = Facts(
-        product="Gaofen-3 L2",
+        product=f"Gaofen-3 L{level}",
         sensor="GF3",
         mode=match["mode"],
         datetime=iso_time(f"{match['day']}T000000"),
         polarisation=match["pol"],
-        unit="amplitude",
+        unit="complex" if level == "1A" else "amplitude",
         quantity="uncalibrated",
-        evidence="Gaofen-3 level 2 without QualifyValue and CalibrationConst beside it",
+        evidence=f"Gaofen-3 level {level} without QualifyValue and CalibrationConst beside it",
+        quadrature=level == "1A",
     )
     if beside is None:
         return facts
@@ -51,8 +53,8 @@ def recognise(path: str) -> Facts | None:
     return replace(
         facts,
         quantity="sigma0",
-        calibration=Calibration(gain=(qualify / 65535.0) ** 2 * 10.0 ** (-constant / 10.0)),
-        evidence=f"QualifyValue {qualify:g} over 65535, K {constant:g} dB",
+        calibration=Calibration(gain=(qualify / _FULL_SCALE[level]) ** 2 * 10.0 ** (-constant / 10.0)),
+        evidence=f"QualifyValue {qualify:g} over {_FULL_SCALE[level]:g}, K {constant:g} dB",
     )
 
 

@@ -4,14 +4,18 @@ Each test puts a known backscatter into digital numbers by the provider's formul
 """
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from sarsense.config import BuildConfig
 from sarsense.errors import SceneError
+from sarsense.geometry import to_lonlat
 from sarsense.measure import measure_scene
+from sarsense.prepare import prepare_scene
 from sarsense.scene import describe_scene, valid_power
 from tests.conftest import speckled_power, write_raster
 
@@ -205,11 +209,41 @@ def test_gaofen3_level2_divides_by_65535_and_is_not_6_db_off(tmp_path):
     assert read(other, dn)[0].bands[0].quantity == "uncalibrated"  # NULL: not acquired
 
 
-def test_gaofen3_level1a_is_refused_with_what_to_do(tmp_path):
-    iq = np.random.default_rng(0).integers(-300, 300, (2, 80, 80)).astype(np.int16)
-    path = write_raster(tmp_path / f"{GAOFEN_NAME.format(level='1A', pol='HH')}.tiff", iq)
-    with pytest.raises(SceneError, match="I and Q in two bands are not read yet; take level 2"):
-        describe_scene(str(path), path.name, CONFIG)
+RPC = {
+    "HEIGHT_OFF": "30", "HEIGHT_SCALE": "500", "LAT_OFF": "22.3", "LAT_SCALE": "0.2", "LONG_OFF": "113.6",
+    "LONG_SCALE": "0.2", "LINE_OFF": "40", "LINE_SCALE": "40", "SAMP_OFF": "40", "SAMP_SCALE": "40",
+    "LINE_NUM_COEFF": "0 0 -1 0.01" + " 0" * 16, "LINE_DEN_COEFF": "1" + " 0" * 19,
+    "SAMP_NUM_COEFF": "0 1 0 0.02" + " 0" * 16, "SAMP_DEN_COEFF": "1" + " 0" * 19,
+}  # fmt: skip
+"""coefficients of 1, L, P, H, ...: line falls with latitude, sample grows with longitude, both shift with height"""
+
+
+def test_gaofen3_level1a_joins_i_and_q_divides_by_32767_and_is_placed_by_its_rpc(tmp_path):
+    q, k = 40.0, 12.0
+    rng = np.random.default_rng(0)
+    amplitude = np.sqrt(SIGMA0 * 10 ** (k / 10)) * 32767 / q
+    phase = rng.uniform(0, 2 * np.pi, amplitude.shape)
+    iq = np.rint(np.stack([amplitude * np.cos(phase), amplitude * np.sin(phase)])).astype(np.int16)
+    path = write_raster(tmp_path / f"{GAOFEN_NAME.format(level='1A', pol='HH')}.tiff", iq, crs=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(path, "r+") as dataset:
+            dataset.update_tags(ns="RPC", **RPC)
+    (tmp_path / "GF3_MYN_L20002661111.meta.xml").write_text(GAOFEN.format(q=q, k=k))
+    scene = describe_scene(str(path), path.name, CONFIG)
+    assert len(scene.bands) == 1 and "32767" in scene.bands[0].evidence
+    assert any("RPC at a height of 30 m, without a terrain model" in note for note in scene.notes)
+    prepared = prepare_scene(scene, tmp_path / "prepared.tif")
+    with rasterio.open(prepared.path) as dataset:
+        power = dataset.read(1)
+    assert_backscatter(power)
+    assert prepared.bands[0].quantity == "sigma0"
+    # at the height offset the height terms vanish: sample 40 + 40 (lon - 113.6) / 0.2, line 40 - 40 (lat - 22.3) / 0.2
+    lon, lat = to_lonlat(prepared, np.array([0.0, 40, 80]), np.array([0.0, 40, 60]))
+    np.testing.assert_allclose(lon, 113.6 + 0.2 * (np.array([0, 40, 80]) - 40) / 40, atol=0.2 / 40)
+    np.testing.assert_allclose(lat, 22.3 - 0.2 * (np.array([0, 40, 60]) - 40) / 40, atol=0.2 / 40)
+    with pytest.raises(SceneError, match="I and Q in two bands, --unit amplitude"):
+        describe_scene(str(path), path.name, BuildConfig(tile_size=64, unit="amplitude"))
 
 
 HYP3 = "S1A_IW_20180716T004042_DVP_RTC30_G_{letters}_FD5B_{layer}.tif"

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 
 from sarsense.config import BuildConfig
+from sarsense.geometry import to_lonlat
 from sarsense.products import recognise
 from sarsense.scene import Scene, describe_scene
-from sarsense.tiling import grid, place_tiles, to_lonlat
+from sarsense.tiling import grid, place_tiles
 from tests.conftest import speckled_power, write_raster
 
 SCENE = Scene(
