@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 NOISE_FLOOR = 0.1
 """noise-subtracted power is kept above this share of the noise itself: dark water is dark, not missing"""
+
+_RIM_WINDOW = 10
+"""pixels"""
 
 Tables = Literal["", "sentinel1", "radarsat", "terrasar"]
 
@@ -73,8 +76,19 @@ class NoiseBlock:
     factors: np.ndarray
 
 
-RowTables = Callable[[int, int, int], tuple[np.ndarray, np.ndarray | None]]
-"""(first row, last row, width) -> gain and noise of those rows, float32 each; None: no noise to take off"""
+class Rows(NamedTuple):
+    """What tables say of whole rows of a raster."""
+
+    gain: np.ndarray
+    """float32 (rows, width)"""
+    noise: np.ndarray | None = None
+    """float32 (rows, width), of |DN|^2; None: no noise to take off"""
+    rim: bool = False
+    """whether the product may have a rim of border noise, small values where nothing was imaged"""
+
+
+RowTables = Callable[[int, int, int], Rows]
+"""(first row, last row, width) -> the tables of those rows"""
 
 
 def calibrate(
@@ -87,12 +101,37 @@ def calibrate(
     """
     if not calibration.tables:
         return power * np.float32(calibration.gain), None
-    gain, noise = _tables(calibration)(row, row + power.shape[0], col + power.shape[1])
+    gain, noise, rim = _tables(calibration)(row, row + power.shape[0], col + power.shape[1])
     gain = gain[:, col:] * np.float32(calibration.gain)
     if noise is None:
         return power * gain, None
     noise = noise[:, col:]
+    if rim and col == 0:
+        power = np.where(border_noise(power, noise), np.float32(np.nan), power)
     return (power - noise) * gain, np.float32(NOISE_FLOOR) * np.abs(noise) * gain
+
+
+def border_noise(power: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """True for the rim of a Sentinel-1 GRD of IPF before 2.90, whose borders hold small values instead of zeros.
+
+    `power`: |DN|^2 of whole rows, `noise`: theirs. What was imaged holds at least its thermal noise; so from each end of
+    a row pixels are rim while the mean over `_RIM_WINDOW` of them is far under that noise, and as many more, since the
+    mean reaches the image before they do; where the end pixel alone is far under it, there is a narrow rim. The
+    problem: "Masking 'No-value' Pixels on GRD Products" (MPC-0243, ESA); the rule is ours.
+    """
+    share = np.where(np.isfinite(power), power, 0) / np.maximum(noise, np.float32(1e-6))
+    width = share.shape[1]
+    window = min(_RIM_WINDOW, width)
+    total = np.cumsum(share, axis=1, dtype=np.float64)
+    ends = total[:, window - 1 :] - np.concatenate([np.zeros((len(share), 1)), total[:, :-window]], axis=1)
+    imaged = ends >= 0.4 * window  # of the windows that start at each column
+    some = imaged.any(axis=1)
+    first = np.where(some, imaged.argmax(axis=1), width)
+    last = np.where(some, imaged.shape[1] - 1 - imaged[:, ::-1].argmax(axis=1) + window - 1, -1)
+    first = np.where((first > 0) | (share[:, 0] < 0.3), first + window, 0)
+    last = np.where((last < width - 1) | (share[:, -1] < 0.3), last - window, width - 1)
+    columns = np.arange(width)
+    return (columns < first[:, None]) | (columns > last[:, None])
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from sarsense.calibration import Calibration, RowTables
+from sarsense.calibration import Calibration, Rows, RowTables
 from sarsense.errors import SceneError
 from sarsense.products import Facts, iso_time
 from sarsense.radiometry import Quantity
@@ -71,11 +71,11 @@ def load_tables(calibration: Calibration) -> RowTables:
     columns = first + step * np.arange(len(gains))
     order = np.argsort(columns)
 
-    def rows(first_row: int, last_row: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def rows(first_row: int, last_row: int, width: int) -> Rows:
         at = np.interp(np.arange(width), columns[order], gains[order])
         gain = 1.0 / at**2 if calibration.variant == "complex" else 1.0 / at
         shape = (last_row - first_row, width)
         noise = np.full(shape, -offset, np.float32) if offset and calibration.variant == "detected" else None
-        return np.broadcast_to(gain.astype(np.float32), shape), noise
+        return Rows(np.broadcast_to(gain.astype(np.float32), shape), noise)
 
     return rows

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from sarsense.calibration import Calibration, Lut, NoiseBlock, RowTables, scalloped
+from sarsense.calibration import Calibration, Lut, NoiseBlock, Rows, RowTables, scalloped
 from sarsense.errors import SceneError
 from sarsense.products import Facts
 from sarsense.radiometry import Quantity
@@ -112,25 +112,29 @@ def load_tables(calibration: Calibration) -> RowTables:
     """Gain and noise of a measurement raster, from its calibration (and noise) annotation."""
     path = calibration.files[0]
     amplitude = _lut(read_xml(path), path, "calibrationVector", calibration.variant)
-    noise, blocks = _noise(calibration.files[1]) if len(calibration.files) > 1 else (None, [])
+    noise, blocks, before_290 = _noise(calibration.files[1]) if len(calibration.files) > 1 else (None, [], False)
 
-    def rows(first: int, last: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def rows(first: int, last: int, width: int) -> Rows:
         gain = amplitude.rows(first, last, width) ** -2
-        return gain, None if noise is None else scalloped(noise.rows(first, last, width), first, blocks)
+        if noise is None:
+            return Rows(gain)
+        # the IPF that brought noise along azimuth is also the one that left borders empty
+        return Rows(gain, scalloped(noise.rows(first, last, width), first, blocks), rim=before_290)
 
     return rows
 
 
-def _noise(path: str) -> tuple[Lut, list[NoiseBlock]]:
+def _noise(path: str) -> tuple[Lut, list[NoiseBlock], bool]:
+    """Noise along range, its scalloping along azimuth, and whether the annotation is of an IPF before 2.90."""
     root = read_xml(path)
     if root.find("noiseRangeVectorList") is None:
-        return _lut(root, path, "noiseVector", "noiseLut"), []
+        return _lut(root, path, "noiseVector", "noiseLut"), [], True
     blocks = []
     for element in root.iter("noiseAzimuthVector"):
         top, bottom, left, right = (int(element.findtext(tag) or 0) for tag in _BLOCK_EDGES)
         lines, factors = _numbers(element, "line", path), _numbers(element, "noiseAzimuthLut", path)
         blocks.append(NoiseBlock(top, bottom, left, right, lines, factors))
-    return _lut(root, path, "noiseRangeVector", "noiseRangeLut"), blocks
+    return _lut(root, path, "noiseRangeVector", "noiseRangeLut"), blocks, False
 
 
 _BLOCK_EDGES = ("firstAzimuthLine", "lastAzimuthLine", "firstRangeSample", "lastRangeSample")

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from sarsense.calibration import Calibration, RowTables
+from sarsense.calibration import Calibration, Rows, RowTables
 from sarsense.errors import SceneError
 from sarsense.products import Facts, iso_time
 from sarsense.radiometry import Quantity
@@ -62,9 +62,9 @@ def load_tables(calibration: Calibration) -> RowTables:
     row, col, angle = np.array(points).T
     plane, *_ = np.linalg.lstsq(np.stack([np.ones_like(row), row, col], axis=1), angle, rcond=None)
 
-    def rows(first: int, last: int, width: int) -> tuple[np.ndarray, None]:
+    def rows(first: int, last: int, width: int) -> Rows:
         degrees = plane[0] + plane[1] * np.arange(first, last)[:, None] + plane[2] * np.arange(width)
-        return np.sin(np.radians(degrees)).astype(np.float32), None
+        return Rows(np.sin(np.radians(degrees)).astype(np.float32))
 
     return rows
 

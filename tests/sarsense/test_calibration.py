@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.build import build
-from sarsense.calibration import NOISE_FLOOR, Lut, calibrate
+from sarsense.calibration import NOISE_FLOOR, Lut, border_noise, calibrate
 from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
 from sarsense.errors import SceneError
 from sarsense.products import recognise
-from sarsense.scene import describe_scene
+from sarsense.raster import open_raster
+from sarsense.scene import describe_scene, valid_power
 from tests.conftest import speckled_power, write_raster
 
 NAME = "s1b-iw-grd-vv-20211223t051122-20211223t051147-030148-039993-001"
@@ -153,3 +156,40 @@ def test_a_damaged_table_is_named(filled):
     assert calibration is not None
     with pytest.raises(SceneError, match=r"calibration-s1b.*\.xml cannot be read"):
         calibrate(np.ones((1, 10), np.float32), calibration)
+
+
+@given(st.integers(0, 120), st.integers(0, 120), st.integers(0, 9))
+def test_the_rim_of_old_products_goes_and_dark_water_beside_it_stays(left: int, right: int, seed: int):
+    """Where something was imaged there is thermal noise at least: water without any echo, 4.4 looks."""
+    rng = np.random.default_rng(seed)
+    noise = np.full((30, 500), 700, np.float32) * np.linspace(1.3, 0.8, 500, dtype=np.float32)
+    power = noise * rng.gamma(4.4, 1 / 4.4, noise.shape).astype(np.float32)
+    rim = np.zeros(noise.shape, bool)
+    rim[:, :left] = rim[:, 500 - right :] = True
+    rim[:4] = True  # and whole rows, as at the first and last azimuth lines
+    power[rim] = rng.integers(0, 12, rim.sum()).astype(np.float32) ** 2
+    found = border_noise(power, noise)
+    assert found[rim].all()
+    lost = (found & ~rim).sum(axis=1)
+    assert lost.max() <= 2 * 20  # a little more on a side that has a rim
+    if not left and not right:
+        assert np.count_nonzero(lost) <= 8  # where there is none, an end pixel is dark by chance in 6 per cent
+
+
+def test_a_safe_of_an_old_ipf_loses_its_rim(filled, tmp_path: Path):
+    """Its noise annotation has one list of vectors: written here from the real one."""
+    safe, _ = filled
+    (path,) = (safe / "annotation" / "calibration").glob("noise-*.xml")
+    text = path.read_text()
+    text = text[: text.index("<noiseAzimuthVectorList")] + text[text.index("</noiseAzimuthVectorList>") + 25 :]
+    for new, old in (("noiseRangeVectorList", "noiseVectorList"), ("noiseRangeVector", "noiseVector")):
+        text = text.replace(f"<{new}", f"<{old}").replace(f"</{new}>", f"</{old}>")
+    path.write_text(text.replace("noiseRangeLut", "noiseLut"))
+    measurement = safe / "measurement" / f"{NAME}.tiff"
+    with open_raster(str(measurement)) as (dataset, _):
+        dn = dataset.read(1)
+    dn[:, :60] = np.random.default_rng(0).integers(0, 8, (640, 60))
+    write_raster(measurement, dn, crs=None)
+    scene = describe_scene(str(measurement), "x.tiff", BuildConfig(tile_size=128))
+    power = valid_power(dn, scene.bands[0])
+    assert np.isnan(power[:, :60]).all() and np.isfinite(power[:, 120:]).all()
