@@ -114,9 +114,9 @@ def calibrate(
 def border_noise(power: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """True for the rim of a Sentinel-1 GRD of IPF before 2.90, whose borders hold small values instead of zeros.
 
-    `power`: |DN|^2 of whole rows, `noise`: theirs. What was imaged holds at least its thermal noise; so from each end of
-    a row pixels are rim while the mean over `_RIM_WINDOW` of them is far under that noise, and as many more, since the
-    mean reaches the image before they do; where the end pixel alone is far under it, there is a narrow rim. The
+    `power`: |DN|^2 of whole rows, `noise`: theirs. What was imaged holds at least its thermal noise; so from each end
+    of a row pixels are rim while the mean over `_RIM_WINDOW` of them is far under that noise, and as many more, since
+    the mean reaches the image before they do; where the end pixel alone is far under it, there is a narrow rim. The
     problem: "Masking 'No-value' Pixels on GRD Products" (MPC-0243, ESA); the rule is ours.
     """
     share = np.where(np.isfinite(power), power, 0) / np.maximum(noise, np.float32(1e-6))
