@@ -23,6 +23,7 @@ from pipelines.entries import (
     BuildSummary,
     Entry,
     identity_hash,
+    inputs_as_read,
     inputs_digest,
     left_out,
     list_entries,
@@ -42,8 +43,10 @@ from sarsense.measure import Measurement
 from sarsense.normalize import GroupRange, group_range
 from sarsense.scene import Scene
 from sarsense.shards import Shard
+from sarsense.sidecars import still_holds
 from sarsense.sources import SourceFile
 
+_INPUTS = "inputs.json"
 STAGES = ("scan", "prepare", "measure", "cut", "shard", "seal")
 
 
@@ -108,6 +111,7 @@ def build(
             raise SarsenseError(nothing_usable(sources, entries))
         shards = _shard_all(tiles, ranges, out, config, work, runner, progress)
     progress.stage("seal", 1)
+    write_json(work / _INPUTS, inputs_as_read(entries))
     corpus = _seal(out, entries, tiles, scene_duplicates + tile_duplicates, shards, ranges, config)
     _clean(work)
     progress.advance()
@@ -168,9 +172,14 @@ def _scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Run
             file = entry.file
             identity = [file.path, file.relative, file.stamp(), asdict(file.stated), decisive]
             result = work / "scan" / f"{identity_hash(identity)}.json"
+            if result.exists() and not still_holds(read_json(result)["consulted"]):
+                result.unlink()  # metadata beside it came, went or changed
             jobs.append((entry, result, (file.path, file.relative, file.stated, config)))
     for entry, value in _run_stage("scan", runner, progress, scan_task, jobs):
         entry.scene = Scene.from_json(value["scene"])
+    for entry, result, _ in jobs:
+        if result.exists():
+            entry.consulted = read_json(result)["consulted"]
 
 
 def _prepare_all(entries: list[Entry], work: Path, runner: Runner, progress: Progress) -> None:
@@ -178,7 +187,7 @@ def _prepare_all(entries: list[Entry], work: Path, runner: Runner, progress: Pro
     jobs = []
     for entry in entries:
         if entry.scene is not None and entry.scene.preparation is not None:
-            stem = identity_hash([entry.scene.to_json(), entry.file.stamp()])
+            stem = identity_hash([entry.scene.to_json(), entry.file.stamp(), entry.consulted])
             file, result = work / "prepare" / f"{stem}.tif", work / "prepare" / f"{stem}.json"
             if not file.exists():
                 result.unlink(missing_ok=True)  # of a finished build, which keeps no pixels
@@ -195,7 +204,7 @@ def _measure_all(entries: list[Entry], work: Path, runner: Runner, progress: Pro
     jobs = []
     for entry in entries:
         if entry.scene is not None:
-            identity = [entry.scene.to_json(), entry.file.stamp()]
+            identity = [entry.scene.to_json(), entry.file.stamp(), entry.consulted]
             jobs.append((entry, work / "measure" / f"{identity_hash(identity)}.json", (entry.scene,)))
     for entry, value in _run_stage("measure", runner, progress, measure_task, jobs):
         assert entry.scene is not None
@@ -404,6 +413,7 @@ def _finished(out: Path, entries: list[Entry], config: BuildConfig) -> Corpus | 
     corpus = open_corpus(out)
     same_config = corpus.manifest["config"] == json.loads(json.dumps(asdict(config)))
     if same_config and corpus.manifest["inputs"] == inputs_digest(entries):
+        _refuse_changed(out / ".build" / _INPUTS, entries)
         for entry, row in zip(entries, corpus.scenes.to_pylist(), strict=True):
             entry.status, entry.reason = row["status"], row["reason"] or ""
         return corpus
@@ -412,6 +422,22 @@ def _finished(out: Path, entries: list[Entry], config: BuildConfig) -> Corpus | 
         f"{out}: holds the finished corpus '{corpus.name}' made from {what}; "
         "choose another --out, or delete the folder first"
     )
+
+
+def _refuse_changed(path: Path, entries: list[Entry]) -> None:
+    """CorpusError where a source is not what it was when the corpus was made, though its name and size are the same."""
+    if not path.is_file():  # removed with .build: names and sizes have to do
+        return
+    was = {name: (stamp, consulted) for name, stamp, consulted in read_json(path)}
+    for entry in entries:
+        if entry.file.path not in was:  # not a raster; or a copy of the sources, which has times of its own
+            continue
+        stamp, consulted = was[entry.file.path]
+        if stamp != entry.file.stamp() or not still_holds(consulted):
+            raise CorpusError(
+                f"{entry.file.path}: it, or the metadata beside it, was changed since {path.parent.parent} was made of "
+                "it; choose another --out, or delete the folder first"
+            )
 
 
 class _Silent:

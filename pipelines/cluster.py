@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -132,6 +133,9 @@ def open_runner(workers: int, scheduler: str | None) -> Iterator[Runner]:
 def _deaf_to_ctrl_c() -> Iterator[None]:
     """Processes started inside never see SIGINT: a terminal sends it to all processes of a command, and the workers
     would answer with tracebacks. The main process hears it and ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # of a program of its own, which hears Ctrl-C; only the main thread may change signals
+        return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited from here on, by Python too
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
 from sarsense.measure import Measurement
 from sarsense.scene import Scene
+from sarsense.sidecars import Consulted
 from sarsense.sources import SourceFile, list_sources
 
 
@@ -27,6 +28,8 @@ class Entry:
     status: str = "refused"
     reason: str = ""
     scene: Scene | None = None
+    consulted: Consulted = field(default_factory=list)
+    """what was looked at beside it"""
     measurement: Measurement | None = None
     identity: str | None = None
     rows: list[dict[str, Any]] | None = None
@@ -84,6 +87,12 @@ def scene_row(entry: Entry) -> dict[str, Any]:
 def inputs_digest(entries: list[Entry]) -> str:
     """Names and sizes of the files: tells whether a finished corpus is that of these sources."""
     return identity_hash([[e.file.relative, e.file.stamp()[:1]] for e in entries])
+
+
+def inputs_as_read(entries: list[Entry]) -> list[list[Any]]:
+    """Stamps of the files and of what was looked at beside them: tells, on the machine of the build, that a source was
+    changed since. Not part of the corpus: times differ from copy to copy."""
+    return [[e.file.path, e.file.stamp(), e.consulted] for e in entries if e.status != "sidecar"]
 
 
 def left_out(entries: list[Entry]) -> dict[str, int]:

@@ -19,10 +19,16 @@ from sarsense.normalize import GroupRange
 from sarsense.prepare import prepare_scene
 from sarsense.scene import Scene, describe_scene
 from sarsense.shards import write_shard
+from sarsense.sidecars import consulting
 
 
 def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, result: Path) -> None:
-    _record(result, lambda: {"scene": describe_scene(path, relative, config, stated).to_json()})
+    with consulting() as consulted:
+        _record(
+            result,
+            lambda: {"scene": describe_scene(path, relative, config, stated).to_json()},
+            {"consulted": consulted},
+        )
 
 
 def prepare_task(scene: Scene, out: Path, result: Path) -> None:
@@ -66,8 +72,8 @@ def shard_task(
     write_json(result, {"shard": asdict(shard), "offsets": offsets})
 
 
-def _record(result: Path, compute: Callable[[], dict[str, Any]]) -> None:
-    """Write what `compute` returns, or why it refused the scene. A bad scene never ends a build."""
+def _record(result: Path, compute: Callable[[], dict[str, Any]], more: dict[str, Any] | None = None) -> None:
+    """Write what `compute` returns, or why it refused the scene, and `more`. A bad scene never ends a build."""
     try:
         value = compute()
     except SceneError as error:
@@ -76,4 +82,4 @@ def _record(result: Path, compute: Callable[[], dict[str, Any]]) -> None:
         raise  # reading errors are SceneErrors by now: this is our own disk, and no scene is to blame
     except Exception as error:
         value = {"refused": f"unexpected {type(error).__name__} while reading it: {error}"}
-    write_json(result, value)
+    write_json(result, {**value, **(more or {})})

@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sarsense.sidecars import stamp_of
+
 NOISE_FLOOR = 0.1
 """noise-subtracted power is kept above this share of the noise itself: dark water is dark, not missing"""
 
@@ -101,7 +103,8 @@ def calibrate(
     """
     if not calibration.tables:
         return power * np.float32(calibration.gain), None
-    gain, noise, rim = _tables(calibration)(row, row + power.shape[0], col + power.shape[1])
+    stamps = tuple(tuple(stamp_of(path)) for path in calibration.files)
+    gain, noise, rim = _tables(calibration, stamps)(row, row + power.shape[0], col + power.shape[1])
     gain = gain[:, col:] * np.float32(calibration.gain)
     if noise is None:
         return power * gain, None
@@ -135,8 +138,8 @@ def border_noise(power: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _tables(calibration: Calibration) -> RowTables:
-    """The tables, read once a process and scene, not once a strip."""
+def _tables(calibration: Calibration, _stamps: tuple[tuple[int, ...], ...]) -> RowTables:
+    """The tables, read once a process and state of their files, not once a strip."""
     from sarsense.products import radarsat, sentinel1_safe, terrasar
 
     modules = {"sentinel1": sentinel1_safe, "radarsat": radarsat, "terrasar": terrasar}

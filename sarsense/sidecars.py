@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -26,13 +29,56 @@ def split_zip(path: str) -> tuple[Path, str] | None:
     return Path(f"{outer}.zip"), inner
 
 
+Consulted = list[list[Any]]
+"""of each search beside a raster: raster, folder, pattern, the file found, and that file's stamp. Plain values."""
+
+_consulted: ContextVar[Consulted | None] = ContextVar("consulted", default=None)
+
+
+@contextmanager
+def consulting() -> Iterator[Consulted]:
+    """Collects what is looked for beside rasters meanwhile: what was found then tells whether a result still holds."""
+    found: Consulted = []
+    token = _consulted.set(found)
+    try:
+        yield found
+    finally:
+        _consulted.reset(token)
+
+
+def still_holds(consulted: Consulted) -> bool:
+    """Whether each search would find the same file again, unchanged."""
+    try:
+        return all(
+            _find(path, folder, pattern) == found and stamp_of(found) == stamp
+            for path, folder, pattern, found, stamp in consulted
+        )
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def stamp_of(path: str | None) -> list[int]:
+    """Size and time of a file (inside a zip: of the zip); empty where there is none."""
+    if path is None:
+        return []
+    zipped = split_zip(path)
+    try:
+        facts = (zipped[0] if zipped else Path(path)).stat()
+    except OSError:
+        return []
+    return [facts.st_size, facts.st_mtime_ns]
+
+
 def find_beside(path: str, folder: str, pattern: str) -> str | None:
     """The first file, by name, of `folder` (relative to the raster's own, as "../annotation") whose name matches
     `pattern` (fnmatch, in any case); None where there is none. SceneError where the folder cannot be listed."""
     try:
-        return _find(path, folder, pattern)
+        found = _find(path, folder, pattern)
     except (OSError, zipfile.BadZipFile) as error:
         raise SceneError(f"the metadata beside it cannot be listed: {error}; fetch the product again") from error
+    if (record := _consulted.get()) is not None:
+        record.append([path, folder, pattern, found, stamp_of(found)])
+    return found
 
 
 def _find(path: str, folder: str, pattern: str) -> str | None:
@@ -40,14 +86,16 @@ def _find(path: str, folder: str, pattern: str) -> str | None:
     if zipped is not None:
         archive, inner = zipped
         wanted = _normal(PurePosixPath(inner).parent / folder)
-        names = [PurePosixPath(name) for name in _zip_names(archive) if _normal(PurePosixPath(name).parent) == wanted]
+        listed = _zip_names(archive, archive.stat().st_mtime_ns)
+        names = [PurePosixPath(name) for name in listed if _normal(PurePosixPath(name).parent) == wanted]
         found = sorted(str(name) for name in names if fnmatch(name.name.lower(), pattern.lower()))
         return f"{ZIP_PREFIX}{archive}/{found[0]}" if found else None
     place = Path(path).parent / folder
     if not place.is_dir():
         return None
-    matching = sorted(child for child in place.iterdir() if fnmatch(child.name.lower(), pattern.lower()))
-    return str(matching[0]) if matching else None
+    names = _names(place, place.stat().st_mtime_ns)
+    matching = next((name for name in names if fnmatch(name.lower(), pattern.lower())), None)
+    return None if matching is None else str(place / matching)
 
 
 def read_xml(path: str) -> ElementTree.Element:
@@ -96,7 +144,13 @@ def _read(path: str) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _zip_names(archive: Path) -> tuple[str, ...]:
+def _names(folder: Path, _mtime: int) -> tuple[str, ...]:
+    """Sorted; read once a folder and state of it, not once a raster."""
+    return tuple(sorted(child.name for child in folder.iterdir()))
+
+
+@lru_cache(maxsize=16)
+def _zip_names(archive: Path, _mtime: int) -> tuple[str, ...]:
     with zipfile.ZipFile(archive) as opened:
         return tuple(opened.namelist())
 

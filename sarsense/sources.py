@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from sarsense.catalogue import CATALOGUE_SUFFIXES, Stated, read_catalogue
 from sarsense.errors import SarsenseError
-from sarsense.sidecars import ZIP_PREFIX, split_zip
+from sarsense.sidecars import ZIP_PREFIX, stamp_of
 
 RASTER_SUFFIXES = frozenset(".tif .tiff .gtiff .png .jpg .jpeg .jp2 .bin .img .vrt .npy .nitf .ntf .h5 .nc".split())
 _NEEDS_HEADER = frozenset([".bin", ".img"])
@@ -34,16 +34,9 @@ class SourceFile:
     """what the list says that names it"""
 
     def stamp(self) -> list[int]:
-        """Size and time of the file, and times of the folders that hold its metadata: what is kept of it by an earlier
-        build holds as long as these stay. A file that vanished has none of them."""
-        zipped = split_zip(self.path)
-        path = zipped[0] if zipped else Path(self.path)
-        folders = (path.parent, path.parent.parent / "annotation", path.parent.parent / "annotation" / "calibration")
-        try:
-            facts = path.stat()
-            return [facts.st_size, facts.st_mtime_ns, *(f.stat().st_mtime_ns for f in folders if f.is_dir())]
-        except OSError:
-            return []
+        """Size and time of the file: what is kept of it by an earlier build holds as long as these stay, and the
+        metadata that were consulted. A file that vanished has neither."""
+        return stamp_of(self.path)
 
 
 def list_sources(sources: list[str], exclude: Path | None = None) -> list[SourceFile]:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import build as builder
 from pipelines.build import build
 from sarsense.calibration import NOISE_FLOOR, Lut, border_noise, calibrate
 from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
-from sarsense.errors import SceneError
+from sarsense.errors import CorpusError, SceneError
 from sarsense.products import recognise
 from sarsense.raster import open_raster
 from sarsense.scene import describe_scene, valid_power
@@ -193,3 +194,33 @@ def test_a_safe_of_an_old_ipf_loses_its_rim(filled, tmp_path: Path):
     scene = describe_scene(str(measurement), "x.tiff", BuildConfig(tile_size=128))
     power = valid_power(dn, scene.bands[0])
     assert np.isnan(power[:, :60]).all() and np.isfinite(power[:, 120:]).all()
+
+
+def test_changed_metadata_are_seen_by_the_next_build_and_a_new_scene_costs_one(filled, tmp_path: Path, monkeypatch):
+    """A calibration table edited in place: a finished corpus is not taken for current, an unfinished one reads it."""
+    safe, _ = filled
+    scanned: list[str] = []
+    scan_task = builder.scan_task
+
+    def counted(path: str, *rest: object) -> None:
+        scanned.append(Path(path).name)
+        scan_task(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builder, "scan_task", counted)
+    config, out = BuildConfig(tile_size=128, val_share=0.0), tmp_path / "corpus"
+    build([str(safe.parent)], out, config, workers=0)
+    level = open_corpus(out).tiles()["mean_db"].to_pylist()
+    (table,) = (safe / "annotation" / "calibration").glob("calibration-*.xml")
+    text = table.read_text()
+    table.write_text(text.replace("e+02", "e+01"))  # the same size; every gain a hundredfold
+    with pytest.raises(CorpusError, match=r"or the metadata beside it, was changed since"):
+        build([str(safe.parent)], out, config, workers=0)
+    (out / "corpus.json").unlink()  # as if it had not been finished
+    build([str(safe.parent)], out, config, workers=0)
+    np.testing.assert_allclose(open_corpus(out).tiles()["mean_db"].to_pylist(), np.array(level) + 20, atol=0.01)
+    assert scanned == [f"{NAME}.tiff"] * 2
+
+    (out / "corpus.json").unlink()
+    write_raster(safe.parent / "other_VV.tif", np.log10(speckled_power((128, 128), 4, 0)) * 10)
+    build([str(safe.parent)], out, config, workers=0)
+    assert scanned[2:] == ["other_VV.tif"]
