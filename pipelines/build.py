@@ -133,7 +133,7 @@ def _run_stage(
     progress.stage(name, len(jobs))
     todo = []
     for entry, result, arguments in jobs:
-        if result.exists():
+        if result.exists() and not read_json(result).get("again"):
             progress.advance()
         else:
             todo.append((entry, (*arguments, result)))

@@ -12,7 +12,7 @@ import numpy as np
 from sarsense.catalogue import Stated
 from sarsense.config import BuildConfig
 from sarsense.cut import cut_scene
-from sarsense.errors import SceneError
+from sarsense.errors import RemoteError, SceneError
 from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement, measure_scene
 from sarsense.normalize import GroupRange
@@ -77,7 +77,7 @@ def _record(result: Path, compute: Callable[[], dict[str, Any]], more: dict[str,
     try:
         value = compute()
     except SceneError as error:
-        value = {"refused": str(error)}
+        value = {"refused": str(error), "again": isinstance(error, RemoteError)}
     except OSError:
         raise  # reading errors are SceneErrors by now: this is our own disk, and no scene is to blame
     except Exception as error:

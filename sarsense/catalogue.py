@@ -163,6 +163,8 @@ def _text(value: Any) -> str | None:
 
 
 def _relative(href: str) -> str:
-    """The name under which a row counts: its path without what depends on the machine."""
-    parts: Iterable[str] = PurePosixPath(href.partition("://")[2] or href).parts
+    """The name under which a row counts: its path without what depends on the machine or, in the signature of a URL, on
+    the hour."""
+    scheme, _, rest = href.partition("://")
+    parts: Iterable[str] = PurePosixPath(rest.partition("?")[0] if rest else scheme).parts
     return "/".join(part for part in parts if part not in ("/", "..", "."))

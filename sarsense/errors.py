@@ -12,6 +12,10 @@ class SceneError(SarsenseError):
     """A raster that cannot become a scene. A build records it as the reason and goes on."""
 
 
+class RemoteError(SceneError):
+    """A raster that could not be fetched. Recorded as a refusal, and tried again by the next build."""
+
+
 class CorpusError(SarsenseError):
     """A folder that is not a (whole) corpus, or a corpus that contradicts itself."""
 

@@ -17,11 +17,13 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from sarsense.errors import SceneError
+from sarsense.errors import RemoteError, SceneError
 
 GDAL_CACHE_BYTES = 128 * 2**20
 """GDAL_CACHEMAX is passed in bytes: through rasterio.Env a small number means bytes, not MB"""
 
+_REMOTE = ("/vsicurl/", "/vsis3/", "/vsigs/", "/vsiaz/")
+"""what GDAL fetches over the network"""
 _RASTERIO_LOG = logging.getLogger("rasterio")
 
 
@@ -55,14 +57,14 @@ def open_raster(path: str) -> Iterator[tuple[Any, list[str]]]:
                 yield dataset, collector.messages
     except (RasterioError, ValueError) as error:
         # a plain OSError inside the block is our own writing, a full disk for one: no fault of this raster
-        raise SceneError(_why_unreadable(error)) from error
+        raise _unreadable(path, error) from error
     finally:
         _RASTERIO_LOG.removeHandler(collector)
         _RASTERIO_LOG.propagate = propagate
 
 
-def _why_unreadable(error: BaseException) -> str:
-    """GDAL's own reason, which rasterio hides in the chain of causes, and what to do about it."""
+def _unreadable(path: str, error: BaseException) -> SceneError:
+    """With GDAL's own reason, which rasterio hides in the chain of causes, and what to do about it."""
     reasons = []
     link: BaseException | None = error
     while link is not None:
@@ -70,10 +72,12 @@ def _why_unreadable(error: BaseException) -> str:
         link = link.__cause__ or link.__context__
     reason = next((text for text in reversed(reasons) if text), type(error).__name__)
     if "not recognized as being in a supported file format" in reason:
-        return "not a raster that GDAL knows; expected a GeoTIFF or the like, whatever the file's name says"
+        return SceneError("not a raster that GDAL knows; expected a GeoTIFF or the like, whatever the file's name says")
+    if path.startswith(_REMOTE):
+        return RemoteError(f"could not be fetched: {reason}; check its address, and run the same command again")
     if "No such file or directory" in reason:
-        return "no such file: it vanished, or a list names it wrongly"
-    return f"GDAL cannot read it, truncated or damaged: {reason}; fetch the file again"
+        return SceneError("no such file: it vanished, or a list names it wrongly")
+    return SceneError(f"GDAL cannot read it, truncated or damaged: {reason}; fetch the file again")
 
 
 def read_rows(dataset: Any, band: int, first: int, last: int) -> np.ndarray:

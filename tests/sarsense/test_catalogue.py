@@ -1,6 +1,10 @@
 """Lists of scenes as a source: STAC, CSV, Parquet."""
 
 import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +138,80 @@ def test_a_bad_list_is_one_clear_error(tmp_path: Path, name, content, reason):
 )
 def test_what_gdal_opens_for_an_href(href, path):
     assert gdal_path(href, Path("/lists/here")) == path
+
+
+class Ranges(SimpleHTTPRequestHandler):
+    """Serves files with byte ranges, as stores of COGs do; only with the right signature."""
+
+    def do_GET(self) -> None:
+        file = Path(self.directory) / self.path.partition("?")[0].lstrip("/")
+        if not self.path.endswith("?sig=a.b") or not file.is_file():
+            self.send_error(404)
+            return
+        content = file.read_bytes()
+        first, last = 0, len(content) - 1
+        if asked := self.headers.get("Range"):
+            low, _, high = asked.removeprefix("bytes=").partition("-")
+            first, last = int(low), min(int(high or last), last)
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content[first : last + 1])
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def address(folder: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_what_could_not_be_fetched_is_tried_again_by_the_next_build(folder: Path, address: str, tmp_path: Path):
+    """No corpus without a scene because the network was down for a minute; a file that is no raster stays refused."""
+    (folder / "bad.tif").write_text("no raster")
+    listed = tmp_path / "list.csv"
+    listed.write_text("path\n" + "".join(f"{address}/{name}?sig=a.b\n" for name in ("one.tif", "two.tif", "bad.tif")))
+    (folder / "two.tif").rename(folder / "hidden")
+    build([str(listed)], tmp_path / "corpus", CONFIG, workers=1)
+    rows = {Path(row["path"]).name: row for row in open_corpus(tmp_path / "corpus").scenes.to_pylist()}
+    assert rows["two.tif"]["reason"].startswith("could not be fetched: ")
+    assert rows["bad.tif"]["reason"].startswith("not a raster")
+    (folder / "hidden").rename(folder / "two.tif")
+    (tmp_path / "corpus" / "corpus.json").unlink()  # as if it had not been finished
+    build([str(listed)], tmp_path / "corpus", CONFIG, workers=1)
+    rows = {Path(row["path"]).name: row for row in open_corpus(tmp_path / "corpus").scenes.to_pylist()}
+    assert rows["two.tif"]["status"] == "used" and rows["bad.tif"]["status"] == "refused"
+
+
+def test_rasters_behind_signed_urls_are_read_as_those_on_disk(folder: Path, address: str, tmp_path: Path):
+    """Over HTTP with byte ranges, in a worker process; no name holds the signature; what is not there is recorded."""
+    (folder / "two.tif").rename(folder / "iw-vv.rtc.tiff")
+    write_raster(folder / "iw-vv.rtc.tiff", POWER / 2)
+    names = ["one.tif", "iw-vv.rtc.tiff", "absent.tif"]
+    remote, local = tmp_path / "remote.csv", tmp_path / "local.csv"
+    remote.write_text("path\n" + "".join(f"{address}/{name}?sig=a.b\n" for name in names))
+    local.write_text("path\n" + "".join(f"{folder / name}\n" for name in names))
+    for listed, workers in ((remote, 1), (local, 0)):
+        build([str(listed)], tmp_path / listed.stem, CONFIG, workers=workers)
+    one, two = open_corpus(tmp_path / "remote"), open_corpus(tmp_path / "local")
+    rows = {Path(row["path"]).name: row for row in one.scenes.to_pylist()}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "one.tif": "used",
+        "iw-vv.rtc.tiff": "used",
+        "absent.tif": "refused",
+    }
+    assert rows["absent.tif"]["reason"] and rows["iw-vv.rtc.tiff"]["product"] == "Planetary Computer RTC"
+    hashes = [sorted(corpus.tiles()["content_hash"].to_pylist()) for corpus in (one, two)]
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 4
+    assert not any("sig=" in str(value) for value in one.tiles().drop_columns(["footprint"]).to_pylist())
