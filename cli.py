@@ -48,9 +48,15 @@ _SOURCES = typer.Argument(
 _CORPUS = typer.Argument(metavar="CORPUS", help="Folder of a finished corpus.")
 _JSON = typer.Option("--json", help="Print JSON for machines.")
 _CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, beta0, gamma0; none: digital numbers."
+_BANDS_HELP = "single: a tile is one polarisation; stack: all of --polarisations, in that order (C x H x W)."
 _MULTILOOK_HELP = "Looks of single-look complex rasters, as 1x4 (azimuth x range); auto: pixels about square."
 _SPACING_HELP = "Resample all scenes, on power, to pixels of this many metres; default: each scene's own grid."
 _UNIT_HELP = "How values are stored: power, amplitude or db; for all sources. Without it: product, name, values."
+
+
+class _Bands(StrEnum):
+    single = "single"
+    stack = "stack"
 
 
 class _Split(StrEnum):
@@ -108,6 +114,7 @@ def _scan(
     multilook: Annotated[str, typer.Option(help=_MULTILOOK_HELP)] = _BUILD.multilook,
     spacing: Annotated[float | None, typer.Option(help=_SPACING_HELP)] = None,
     polarisations: Annotated[str, typer.Option(help="Take only these, separated by commas; empty: all.")] = "",
+    bands: Annotated[_Bands, typer.Option(help=_BANDS_HELP)] = _Bands.single,
     allow_unplaced: Annotated[bool, typer.Option(help="Take rasters without georeferencing.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: this process.")] = 0,
     strict: Annotated[bool, typer.Option(help="Exit with 3 when a raster is refused.")] = False,
@@ -123,6 +130,7 @@ def _scan(
         multilook=multilook,
         spacing=spacing,
         polarisations=_words(polarisations),
+        bands=bands.value,
         allow_unplaced=allow_unplaced,
     )
     rows = scan(sources, config, workers)
@@ -143,6 +151,7 @@ def _build(
     tile_size: Annotated[int, typer.Option(help="Side of a tile in pixels.")] = _BUILD.tile_size,
     stride: Annotated[int | None, typer.Option(help="Pixels between tiles; default: the tile size.")] = None,
     polarisations: Annotated[str, typer.Option(help="Take only these, separated by commas; empty: all.")] = "",
+    bands: Annotated[_Bands, typer.Option(help=_BANDS_HELP)] = _Bands.single,
     unit: Annotated[str | None, typer.Option(help=_UNIT_HELP)] = None,
     calibrate: Annotated[str, typer.Option(help=_CALIBRATE_HELP)] = _BUILD.calibrate,
     multilook: Annotated[str, typer.Option(help=_MULTILOOK_HELP)] = _BUILD.multilook,
@@ -173,6 +182,7 @@ def _build(
         tile_size=tile_size,
         stride=stride,
         polarisations=_words(polarisations),
+        bands=bands.value,
         unit=unit,
         calibrate=calibrate,
         multilook=multilook,

@@ -15,7 +15,7 @@ from rasterio.windows import Window
 
 from benchmarks.timing import best_seconds
 from sarsense.config import BuildConfig
-from sarsense.cut import cut_scene
+from sarsense.cut import Channel, cut_scene
 from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement, measure_scene
 from sarsense.normalize import group_range
@@ -59,8 +59,9 @@ def measure(path: Path) -> None:
 def cut(path: Path) -> None:
     scene = scan(path)
     measured = Measurement.from_json(read_json(path.parent / "measured.json"))
-    ranges = {scene.group(scene.bands[0]): group_range([measured.bands[0].pooled()])}
-    cut_scene(scene, measured, ranges, BuildConfig(tile_size=TILE), path.parent / "codes")
+    band, found = scene.bands[0], measured.bands[0]
+    channel = Channel(scene, band, found.enl, group_range([found.pooled()]))
+    cut_scene([[channel]], scene.name, BuildConfig(tile_size=TILE), path.parent / "codes")
 
 
 def in_a_process(task: Callable[[Path], object], path: Path) -> tuple[float, float]:

@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         if views.ndim != 4 or views.shape[1] != 1 or views.dtype != torch.uint8:
             raise ConfigError(
                 f"views: expected uint8 codes of one channel, (N, 1, h, w), found {views.dtype} {tuple(views.shape)}; "
-                "build the corpus with one polarisation a tile"
+                "build the corpus with --bands single"
             )
         return (views.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std
 

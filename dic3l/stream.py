@@ -63,7 +63,7 @@ class Stream:
             )
         if channels != 1:
             raise ConfigError(
-                f"tiles: expected one channel, found {channels}; build the corpus one polarisation a tile"
+                f"tiles: expected one channel, found {channels}; build the corpus with --bands single"
             )
         cv2.setNumThreads(1)  # parallel over batches instead, which costs no synchronisation
         self.tiles, self.config, self.rank, self.world = tiles, config, rank, world

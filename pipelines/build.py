@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -32,10 +33,11 @@ from pipelines.entries import (
     summarise,
     why_no_tile,
 )
+from pipelines.stacks import join_stacks, refuse_broken
 from pipelines.tasks import cut_task, measure_task, prepare_task, scan_task, shard_task
 from sarsense.config import BuildConfig
-from sarsense.corpus import Corpus, corpus_digest, open_corpus, write_manifest, write_tables
-from sarsense.cut import scene_digest, scene_id
+from sarsense.corpus import Corpus, array_shape, corpus_digest, open_corpus, write_manifest, write_tables
+from sarsense.cut import Channel, scene_digest, scene_id
 from sarsense.dedup import duplicate_row, exact_duplicates
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.files import read_json, write_json
@@ -104,6 +106,7 @@ def build(
         _prepare_all(entries, work, runner, progress)
         _measure_all(entries, work, runner, progress)
         scene_duplicates = _drop_duplicate_scenes(entries)
+        refuse_broken(entries)
         ranges = _ranges(entries)
         _cut_all(entries, ranges, config, work, runner, progress)
         tiles, tile_duplicates = _drop_duplicate_tiles(entries)
@@ -180,6 +183,8 @@ def _scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Run
     for entry, result, _ in jobs:
         if result.exists():
             entry.consulted = read_json(result)["consulted"]
+    if config.bands == "stack":
+        join_stacks(entries, config.polarisations)
 
 
 def _prepare_all(entries: list[Entry], work: Path, runner: Runner, progress: Progress) -> None:
@@ -248,18 +253,33 @@ def _cut_all(
     decisive = asdict(replace(config, name="corpus", version="", shard_mib=1))
     jobs = []
     for entry in entries:
-        if entry.status == "used" and entry.scene and entry.measurement:
-            mine = {name: ranges[name] for name in sorted({entry.scene.group(b) for b in entry.scene.bands})}
-            bounds = {name: asdict(bound) for name, bound in mine.items()}
-            stem = identity_hash([entry.scene.to_json(), entry.measurement.to_json(), bounds, decisive])
+        if entry.status == "used" and not entry.follows:
+            stacks = _channels(entry, ranges, config)
+            contents = [member.measurement.content_hash for member in entry.stack or [entry] if member.measurement]
+            stem = identity_hash([[[asdict(channel) for channel in one] for one in stacks], contents, decisive])
             entry.codes = work / "cut" / f"{stem}.codes"
-            arguments = (entry.scene, entry.measurement, mine, config, entry.codes)
-            jobs.append((entry, work / "cut" / f"{stem}.json", arguments))
+            jobs.append((entry, work / "cut" / f"{stem}.json", (stacks, entry.identity, config, entry.codes)))
     for entry, value in _run_stage("cut", runner, progress, cut_task, jobs):
         entry.rows = value.pop("rows")
         entry.cut = value
         if not entry.rows:
             entry.refuse(why_no_tile(value, config))
+    refuse_broken(entries)
+
+
+def _channels(entry: Entry, ranges: dict[str, GroupRange], config: BuildConfig) -> list[list[Channel]]:
+    """The channels of the tiles of an entry: one stack of all, or one a band."""
+    found: list[tuple[str, Channel]] = []
+    members = {id(member): member for member in entry.stack or [entry]}  # one file may hold all
+    for member in members.values():
+        assert member.scene is not None and member.measurement is not None
+        for band, measured in zip(member.scene.bands, member.measurement.bands, strict=True):
+            bounds = ranges[member.scene.group(band)]
+            found.append((band.polarisation, Channel(member.scene, band, measured.enl, bounds)))
+    if config.bands == "single":
+        return [[channel] for _, channel in found]
+    by_polarisation = dict(found)
+    return [[by_polarisation[polarisation] for polarisation in config.polarisations]]
 
 
 def _drop_duplicate_tiles(entries: list[Entry]) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -292,8 +312,8 @@ def _shard_all(
 
     Replaces the content of `tiles` by the tiles in the order of the shards, with shard, offset and bytes.
     """
-    shape = (config.tile_size, config.tile_size)
-    size = config.tile_size**2
+    shape = array_shape(config.tile_shape)
+    size = math.prod(shape)
     a_shard = max(1, config.shard_mib * 2**20 // (size + 4096))
     plan: list[tuple[str, str, list[dict[str, Any]]]] = []
     for split in ("train", "val"):
@@ -344,20 +364,27 @@ def _clean(work: Path) -> None:
 
 
 def _description(tile: dict[str, Any], ranges: dict[str, GroupRange]) -> dict[str, Any]:
-    """The JSON of a sample: enough to place it and to undo its normalisation without any other file."""
-    bounds = ranges[tile["group"]]
+    """The JSON of a sample: enough to place it and to undo its normalisation without any other file.
+
+    Of a stack, `channels` and `normalization` are lists in the order of the channels.
+    """
+    normalization = [_normalization(channel, ranges[channel["group"]]) for channel in tile["channels"]]
     names = (
         "key scene source band polarisation group sensor mode datetime row col crs transform lon lat "
         "spacing_x_m spacing_y_m valid_fraction mean_db enl split"
     )
+    base = {name: tile[name] for name in names.split()}
+    if len(normalization) == 1:
+        return {**base, "normalization": normalization[0]}
+    return {**base, "channels": tile["channels"], "normalization": normalization}
+
+
+def _normalization(channel: dict[str, Any], bounds: GroupRange) -> dict[str, Any]:
     return {
-        **{name: tile[name] for name in names.split()},
-        "normalization": {
-            "lo_db": bounds.lo_db,
-            "hi_db": bounds.hi_db,
-            "enl_bias_db": tile["enl_bias_db"],
-            "db": "lo_db + (code - 1) * (hi_db - lo_db) / 254 + enl_bias_db; code 0 is no data",
-        },
+        "lo_db": bounds.lo_db,
+        "hi_db": bounds.hi_db,
+        "enl_bias_db": channel["enl_bias_db"],
+        "db": "lo_db + (code - 1) * (hi_db - lo_db) / 254 + enl_bias_db; code 0 is no data",
     }
 
 
@@ -373,7 +400,7 @@ def _seal(
     """Write the tables, then corpus.json: from here on it is a corpus."""
     rows = [{**tile, "footprint": bytes.fromhex(tile["footprint"]) if tile["footprint"] else None} for tile in tiles]
     write_tables(out, rows, [scene_row(entry) for entry in entries], duplicates)
-    used = {tile["group"] for tile in tiles}
+    used = {channel["group"] for tile in tiles for channel in tile["channels"]}
     manifest = {
         "name": config.name,
         "version": config.version,
@@ -381,7 +408,7 @@ def _seal(
         "sarsense": sarsense.__version__,
         "config": asdict(config),
         "inputs": inputs_digest(entries),
-        "tile_shape": [1, config.tile_size, config.tile_size],
+        "tile_shape": list(config.tile_shape),
         "groups": {name: asdict(bounds) for name, bounds in ranges.items() if name in used},
         "splits": dict(Counter(tile["split"] for tile in tiles)),
         "scenes": dict(Counter(entry.status for entry in entries)),

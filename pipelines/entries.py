@@ -35,6 +35,10 @@ class Entry:
     rows: list[dict[str, Any]] | None = None
     cut: dict[str, int] | None = None
     codes: Path | None = None
+    stack: list[Entry] = field(default_factory=list, repr=False, compare=False)
+    """whose bands are the channels of its tiles, in order, where it leads a stack"""
+    follows: bool = False
+    """whether its bands are channels of another's tiles"""
     duplicates: int = 0
 
     def refuse(self, reason: str) -> None:

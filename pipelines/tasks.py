@@ -11,11 +11,10 @@ import numpy as np
 
 from sarsense.catalogue import Stated
 from sarsense.config import BuildConfig
-from sarsense.cut import cut_scene
+from sarsense.cut import Channel, cut_scene
 from sarsense.errors import RemoteError, SceneError
 from sarsense.files import read_json, write_json
-from sarsense.measure import Measurement, measure_scene
-from sarsense.normalize import GroupRange
+from sarsense.measure import measure_scene
 from sarsense.prepare import prepare_scene
 from sarsense.scene import Scene, describe_scene
 from sarsense.shards import write_shard
@@ -39,15 +38,8 @@ def measure_task(scene: Scene, result: Path) -> None:
     _record(result, lambda: {"measurement": measure_scene(scene).to_json()})
 
 
-def cut_task(
-    scene: Scene,
-    measurement: Measurement,
-    ranges: dict[str, GroupRange],
-    config: BuildConfig,
-    codes: Path,
-    result: Path,
-) -> None:
-    _record(result, lambda: asdict(cut_scene(scene, measurement, ranges, config, codes)))
+def cut_task(stacks: list[list[Channel]], identity: str, config: BuildConfig, codes: Path, result: Path) -> None:
+    _record(result, lambda: asdict(cut_scene(stacks, identity, config, codes)))
 
 
 def shard_task(

@@ -11,6 +11,7 @@ from sarsense.errors import SettingError
 StatedUnit = Literal["power", "amplitude", "db"]
 """the units that a person may state of real values"""
 STATED_UNITS: tuple[str, ...] = get_args(StatedUnit)
+Bands = Literal["single", "stack"]
 Convention = Literal["sigma0", "beta0", "gamma0", "none"]
 CONVENTIONS: tuple[str, ...] = get_args(Convention)
 
@@ -28,6 +29,8 @@ class BuildConfig:
     """pixels between the starts of neighbouring tiles; None: the tile size, no overlap"""
     polarisations: tuple[str, ...] = ()
     """take only these; empty: all"""
+    bands: Bands = "single"
+    """single: a tile is one polarisation; stack: all of `polarisations`, in their order"""
     unit: StatedUnit | None = None
     """how values are stored, for all sources; None: from the product, else from the values"""
     calibrate: Convention = "sigma0"
@@ -56,12 +59,22 @@ class BuildConfig:
         looks = re.fullmatch(r"auto|[1-9]\d{0,2}x[1-9]\d{0,2}", self.multilook)
         _require(looks is not None, "--multilook", "auto or looks as 1x4 (azimuth x range)", self.multilook)
         _require(self.spacing is None or 0.05 <= self.spacing <= 1e5, "--spacing", "from 0.05 to 1e5 m", self.spacing)
+        distinct = len(set(self.polarisations)) == len(self.polarisations)
+        _require(distinct, "--polarisations", "each once", ",".join(self.polarisations))
+        enough = self.bands == "single" or len(self.polarisations) > 1
+        named = ",".join(self.polarisations) or "none"
+        _require(enough, "--bands stack", "--polarisations with the channels in order, as VV,VH", named)
         _require(0.0 < self.min_valid <= 1.0, "--min-valid", "above 0, at most 1", self.min_valid)
         _require(0.0 <= self.val_share < 1.0, "--val-share", "from 0 to below 1", self.val_share)
         _require(self.cell_km > 0.1, "--cell-km", "above 0.1 km", self.cell_km)
         _require(self.shard_mib >= 1, "--shard-mib", "at least 1 MiB", self.shard_mib)
         safe = self.name.replace("-", "").replace("_", "").isalnum() and self.name.isascii()
         _require(safe and len(self.name) <= 40, "--name", "letters, digits, - and _, at most 40", self.name)
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        """Channels, rows, columns."""
+        return len(self.polarisations) if self.bands == "stack" else 1, self.tile_size, self.tile_size
 
     @property
     def step(self) -> int:

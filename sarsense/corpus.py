@@ -32,6 +32,18 @@ FORMAT = 1
 """raised when the layout changes; older formats stay readable"""
 
 _TEXT = pa.string()
+CHANNEL_TYPE = pa.struct(
+    [
+        ("polarisation", _TEXT),
+        ("source", _TEXT),
+        ("band", pa.int32()),
+        ("group", _TEXT),
+        ("mean_db", pa.float64()),
+        ("std_db", pa.float64()),
+        ("enl", pa.float64()),
+        ("enl_bias_db", pa.float64()),
+    ]
+)
 TILE_SCHEMA = pa.schema(
     [
         ("key", _TEXT),
@@ -61,6 +73,7 @@ TILE_SCHEMA = pa.schema(
         ("std_db", pa.float64()),
         ("enl", pa.float64()),
         ("enl_bias_db", pa.float64()),
+        ("channels", pa.list_(CHANNEL_TYPE)),
         ("content_hash", _TEXT),
         ("footprint", pa.binary()),
     ]
@@ -149,6 +162,11 @@ def open_corpus(path: str | Path) -> Corpus:
     if found > FORMAT:
         raise CorpusError(f"{manifest}: corpus format {found}, this sarsense reads up to {FORMAT}: upgrade sarsense")
     return Corpus(root, content)
+
+
+def array_shape(tile_shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """Shape of a sample's array: H x W of one channel, C x H x W of several."""
+    return tile_shape[1:] if tile_shape[0] == 1 else tile_shape
 
 
 def corpus_digest(tiles: Iterable[tuple[str, str, str]]) -> str:
@@ -253,7 +271,7 @@ def verify_corpus(corpus: Corpus) -> list[str]:
     )
     if digest != corpus.digest:
         problems.append(f"tiles.parquet: its digest is {digest[:12]}..., corpus.json says {corpus.digest[:12]}...")
-    shape = corpus.tile_shape[1:]
+    shape = array_shape(corpus.tile_shape)
     for shard in corpus.shards:
         problems += verify_shard(corpus.root, shard, rows[shard.path], shape)
     return problems

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,26 +58,34 @@ def scene_id(scene: Scene, measurement: Measurement) -> str:
     return f"{scene.name}-{scene_digest(scene, measurement)[:12]}"
 
 
-def cut_scene(
-    scene: Scene,
-    measurement: Measurement,
-    ranges: Mapping[str, GroupRange],
-    config: BuildConfig,
-    codes_path: Path,
-) -> CutTiles:
+@dataclass(frozen=True)
+class Channel:
+    """One polarisation of a tile: where its pixels come from, and the dB range of its codes."""
+
+    scene: Scene
+    band: Band
+    enl: float | None
+    bounds: GroupRange
+
+
+def cut_scene(stacks: Sequence[Sequence[Channel]], identity: str, config: BuildConfig, codes_path: Path) -> CutTiles:
     """Write the codes (uint8) of the accepted tiles, one after the other, to `codes_path`; return their rows.
 
-    Windows lie on a grid from the scene's first pixel on. Raises SceneError when a block cannot be read.
+    `stacks`: the channels of each tile in order, a stack after the other; one of them all in most corpora. All lie on
+    one grid. `identity`: of the scene, in the tiles' keys. Windows lie on a grid from the scene's first pixel on.
+    Raises SceneError when a block cannot be read.
     """
-    cutter = _Cutter(scene, scene_id(scene, measurement), config)
-    with open_raster(scene.path) as (dataset, _), atomic_write(codes_path) as file:
-        for band, measured in zip(scene.bands, measurement.bands, strict=True):
-            cutter.cut_band(dataset, band, measured.enl, ranges[scene.group(band)], file)
+    cutter = _Cutter(stacks[0][0].scene, identity, config)
+    with ExitStack() as opened, atomic_write(codes_path) as file:
+        paths = {channel.scene.path for channels in stacks for channel in channels}
+        datasets = {path: opened.enter_context(open_raster(path))[0] for path in sorted(paths)}
+        for channels in stacks:
+            cutter.cut_stack([(datasets[channel.scene.path], channel) for channel in channels], file)
     return CutTiles(cutter.rows, cutter.no_data, cutter.flat, cutter.guard)
 
 
 class _Cutter:
-    """Collects the rows and the refusals of a scene, band after band."""
+    """Collects the rows and the refusals of a scene, stack after stack."""
 
     def __init__(self, scene: Scene, identity: str, config: BuildConfig) -> None:
         self._scene, self._identity, self._config = scene, identity, config
@@ -85,56 +94,60 @@ class _Cutter:
         self.rows: list[dict[str, Any]] = []
         self.no_data = self.flat = self.guard = 0
 
-    def cut_band(self, dataset: Any, band: Band, enl: float | None, bounds: GroupRange, file: BinaryIO) -> None:
+    def cut_stack(self, channels: Sequence[tuple[Any, Channel]], file: BinaryIO) -> None:
         size = self._config.tile_size
-        bias = enl_bias_db(enl, band.quantity)
         for top in self._tops:
-            first, last = int(top), int(top) + size
-            masked = masked_rows(dataset, band.index, first, last)
-            power = valid_power(read_rows(dataset, band.index, first, last), band, row=first, masked=masked)
-            db = to_db(power)
-            codes = encode(db - np.float32(bias), bounds.lo_db, bounds.hi_db)
-            geography = self._geography(top)
-            for col, (split, where) in zip(self._cols, geography, strict=True):
-                window = np.s_[:, col : col + size]
-                tile = codes[window]
+            strips = [_read_strip(dataset, channel, int(top), size) for dataset, channel in channels]
+            codes = np.stack([strip.codes for strip in strips])
+            for col, (split, where) in zip(self._cols, self._geography(top), strict=True):
+                tile = codes[:, :, col : col + size]
                 valid = tile != 0
-                fraction = float(valid.mean())
+                fraction = float(valid.mean(axis=(1, 2)).min())
                 if fraction < self._config.min_valid:
                     self.no_data += 1
-                elif np.all(tile[valid] == tile[valid][0]):
+                elif any(np.all(plane[known] == plane[known][0]) for plane, known in zip(tile, valid, strict=True)):
                     self.flat += 1
                 elif split == "guard":
                     self.guard += 1
                 else:
                     pixels = np.ascontiguousarray(tile).tobytes()
                     file.write(pixels)
-                    self.rows.append(
-                        {
-                            "key": f"{self._identity}-{band.polarisation}-{top:05d}-{col:05d}",
-                            "index": len(self.rows),
-                            "split": split,
-                            "scene": self._identity,
-                            "source": self._scene.relative,
-                            "band": band.index,
-                            "polarisation": band.polarisation,
-                            "group": self._scene.group(band),
-                            "sensor": self._scene.sensor,
-                            "mode": self._scene.mode,
-                            "datetime": self._scene.datetime,
-                            "orbit_direction": self._scene.orbit_direction,
-                            "row": int(top),
-                            "col": int(col),
-                            "crs": self._scene.crs,
-                            "valid_fraction": round(fraction, 6),
-                            "mean_db": round(10.0 * float(np.log10(np.nanmean(power[window], dtype=np.float64))), 3),
-                            "std_db": round(float(np.nanstd(db[window], dtype=np.float64)), 3),
-                            "enl": enl,
-                            "enl_bias_db": bias,
-                            "content_hash": tile_hash(pixels),
-                            **where,
-                        }
-                    )
+                    described = [strip.describe(int(col), size) for strip in strips]
+                    self.rows.append(self._row(int(top), int(col), split, where, described, fraction, pixels))
+
+    def _row(
+        self,
+        top: int,
+        col: int,
+        split: str,
+        where: dict[str, Any],
+        channels: list[dict[str, Any]],
+        fraction: float,
+        pixels: bytes,
+    ) -> dict[str, Any]:
+        """As in tiles.parquet. What is of a channel is of the first; names of several are joined by +."""
+        scene = self._scene
+        polarisation = "+".join(channel["polarisation"] for channel in channels)
+        return {
+            **channels[0],
+            "key": f"{self._identity}-{polarisation}-{top:05d}-{col:05d}",
+            "index": len(self.rows),
+            "split": split,
+            "scene": self._identity,
+            "polarisation": polarisation,
+            "group": "+".join(channel["group"] for channel in channels),
+            "sensor": scene.sensor,
+            "mode": scene.mode,
+            "datetime": scene.datetime,
+            "orbit_direction": scene.orbit_direction,
+            "row": top,
+            "col": col,
+            "crs": scene.crs,
+            "valid_fraction": round(fraction, 6),
+            "channels": channels,
+            "content_hash": tile_hash(pixels),
+            **where,
+        }
 
     def _geography(self, top: int) -> list[tuple[str, dict[str, Any]]]:
         """Split and place of each tile of a row of tiles."""
@@ -158,6 +171,41 @@ class _Cutter:
             }
             found.append((split, where))
         return found
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """A row of tiles of one channel."""
+
+    channel: Channel
+    bias: float
+    power: np.ndarray
+    db: np.ndarray
+    codes: np.ndarray
+
+    def describe(self, col: int, size: int) -> dict[str, Any]:
+        """What tiles.parquet says of this channel of the tile at `col`."""
+        window = np.s_[:, col : col + size]
+        band, scene = self.channel.band, self.channel.scene
+        return {
+            "polarisation": band.polarisation,
+            "source": scene.relative,
+            "band": band.index,
+            "group": scene.group(band),
+            "mean_db": round(10.0 * float(np.log10(np.nanmean(self.power[window], dtype=np.float64))), 3),
+            "std_db": round(float(np.nanstd(self.db[window], dtype=np.float64)), 3),
+            "enl": self.channel.enl,
+            "enl_bias_db": self.bias,
+        }
+
+
+def _read_strip(dataset: Any, channel: Channel, first: int, size: int) -> _Strip:
+    band, bounds = channel.band, channel.bounds
+    bias = enl_bias_db(channel.enl, band.quantity)
+    masked = masked_rows(dataset, band.index, first, first + size)
+    power = valid_power(read_rows(dataset, band.index, first, first + size), band, row=first, masked=masked)
+    db = to_db(power)
+    return _Strip(channel, bias, power, db, encode(db - np.float32(bias), bounds.lo_db, bounds.hi_db))
 
 
 def _tile_transform(transform: tuple[float, ...] | None, col: int, row: int) -> list[float] | None:

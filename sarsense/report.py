@@ -37,16 +37,15 @@ _EDGE = "#8a3d16"
 
 def corpus_statistics(corpus: Corpus) -> dict[str, Any]:
     """Counts, levels and looks of a corpus and of each of its groups: plain values, for a table or JSON."""
-    columns = ["group", "split", "scene", "mean_db", "enl", "valid_fraction"]
+    columns = ["group", "split", "scene", "channels", "valid_fraction"]
     rows = corpus.tiles(columns=columns).to_pylist()
     by_group: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_group[row["group"]].append(row)
     groups = []
     for name in sorted(by_group):
-        members, bounds = by_group[name], corpus.manifest["groups"][name]
-        levels = np.array([row["mean_db"] for row in members], np.float64)
-        looks = sorted(row["enl"] for row in members if row["enl"] is not None)
+        members, bounds = by_group[name], [corpus.manifest["groups"][channel] for channel in name.split("+")]
+        channels = [[row["channels"][number] for row in members] for number in range(len(bounds))]
         groups.append(
             {
                 "group": name,
@@ -54,11 +53,13 @@ def corpus_statistics(corpus: Corpus) -> dict[str, Any]:
                 "train": sum(row["split"] == "train" for row in members),
                 "val": sum(row["split"] == "val" for row in members),
                 "scenes": len({row["scene"] for row in members}),
-                "mean_db": round(float(np.nanmean(levels)), 2),
-                "lo_db": bounds["lo_db"],
-                "hi_db": bounds["hi_db"],
-                "step_db": round((bounds["hi_db"] - bounds["lo_db"]) / CODES, 4),
-                "median_enl": round(looks[len(looks) // 2], 2) if looks else None,
+                "mean_db": _of_channels([round(float(np.mean([c["mean_db"] for c in one])), 2) for one in channels]),
+                "lo_db": _of_channels([bound["lo_db"] for bound in bounds]),
+                "hi_db": _of_channels([bound["hi_db"] for bound in bounds]),
+                "step_db": _of_channels([round((b["hi_db"] - b["lo_db"]) / CODES, 4) for b in bounds]),
+                "median_enl": _of_channels(
+                    [_median([c["enl"] for c in one if c["enl"] is not None]) for one in channels]
+                ),
                 "valid": round(float(np.mean([row["valid_fraction"] for row in members])), 4),
             }
         )
@@ -73,6 +74,15 @@ def corpus_statistics(corpus: Corpus) -> dict[str, Any]:
         "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
         "groups": groups,
     }
+
+
+def _of_channels(values: list[Any]) -> Any:
+    """The value of a single channel, or those of all."""
+    return values[0] if len(values) == 1 else values
+
+
+def _median(values: list[float]) -> float | None:
+    return round(sorted(values)[len(values) // 2], 2) if values else None
 
 
 def contact_sheet(corpus: Corpus, out_png: Path, count: int = 24, columns: int = 6, seed: int = 0) -> None:
@@ -99,7 +109,8 @@ def contact_sheet(corpus: Corpus, out_png: Path, count: int = 24, columns: int =
     cell = _TILE_INCHES + _CAPTION_INCHES + gap
     height = head + lines * cell
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
-    shown = f"{len(chosen)} of {len(rows)} tiles of {corpus.tile_shape[2]} x {corpus.tile_shape[1]} pixels"
+    first = "" if corpus.tile_shape[0] == 1 else ", the first channel of each"
+    shown = f"{len(chosen)} of {len(rows)} tiles of {corpus.tile_shape[2]} x {corpus.tile_shape[1]} pixels{first}"
     figure.text(gap / width, 1 - 0.2 / height, f"{corpus.name} {corpus.manifest['version']}", size=11, weight="bold")
     figure.text(gap / width, 1 - 0.37 / height, f"{shown}; grey from code 1 to 255, no data blue", size=8, color="0.35")
     for place, (index, tile) in enumerate(zip(chosen, tiles, strict=True)):
@@ -127,19 +138,19 @@ def histogram_figure(corpus: Corpus, out_png: Path) -> None:
     table = corpus.tiles(columns=["group", "scene"])
     groups: list[str] = table["group"].to_pylist()
     _require_tiles(groups, corpus)
-    names = sorted(set(groups))
+    names = [(name, number) for name in sorted(set(groups)) for number in range(len(name.split("+")))]
     reader = TileReader(corpus)
     columns = min(2, len(names))
     lines = math.ceil(len(names) / columns)
     figure = Figure(figsize=(5.2 * columns, 2.6 * lines + 0.45), dpi=_DPI, layout="constrained")
     figure.suptitle(f"{corpus.name} {corpus.manifest['version']}: backscatter by group", size=11, weight="bold", x=0.5)
     panels = figure.subplots(lines, columns, squeeze=False)
-    for axes, name in zip(panels.flat, names, strict=False):
+    for axes, (name, number) in zip(panels.flat, names, strict=False):
         members = np.flatnonzero(np.array(groups) == name)
         step = max(1, -(-len(members) // _SAMPLE_TILES))
-        counts = _code_counts(reader, members[::step])
-        _draw_histogram(axes, counts, corpus.manifest["groups"][name])
-        axes.set_title(f"{name}   ({len(members)} tiles)", size=8.5, loc="left")
+        channel = name.split("+")[number]
+        _draw_histogram(axes, _code_counts(reader, members[::step], number), corpus.manifest["groups"][channel])
+        axes.set_title(f"{channel}   ({len(members)} tiles)", size=8.5, loc="left")
     for axes in list(panels.flat)[len(names) :]:
         axes.set_axis_off()
     _save(figure, out_png)
@@ -239,10 +250,10 @@ def _shortened(name: str, length: int) -> str:
 # --------------------------------------------------------------------------------------------------- histograms
 
 
-def _code_counts(reader: TileReader, indices: np.ndarray) -> np.ndarray:
+def _code_counts(reader: TileReader, indices: np.ndarray, channel: int) -> np.ndarray:
     counts = np.zeros(256, np.int64)
     for start in range(0, len(indices), 16):
-        counts += np.bincount(reader.read(indices[start : start + 16]).ravel(), minlength=256)
+        counts += np.bincount(reader.read(indices[start : start + 16])[:, channel].ravel(), minlength=256)
     return counts
 
 
