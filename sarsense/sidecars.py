@@ -22,11 +22,12 @@ ZIP_PREFIX = "/vsizip/"
 
 
 def split_zip(path: str) -> tuple[Path, str] | None:
-    """(zip file, name inside) of a /vsizip/ path; None for a plain one."""
+    """(zip file, name inside: empty for the zip itself) of a /vsizip/ path; None for a plain one."""
     if not path.startswith(ZIP_PREFIX):
         return None
-    outer, _, inner = path.removeprefix(ZIP_PREFIX).partition(".zip/")
-    return Path(f"{outer}.zip"), inner
+    rest = path.removeprefix(ZIP_PREFIX)
+    outer, inside, inner = rest.partition(".zip/")
+    return Path(f"{outer}.zip" if inside else rest), inner
 
 
 Consulted = list[list[Any]]

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from sarsense.catalogue import CATALOGUE_SUFFIXES, Stated, read_catalogue
 from sarsense.errors import SarsenseError
-from sarsense.sidecars import ZIP_PREFIX, stamp_of
+from sarsense.sidecars import ZIP_PREFIX, split_zip, stamp_of
 
 RASTER_SUFFIXES = frozenset(".tif .tiff .gtiff .png .jpg .jpeg .jp2 .bin .img .vrt .npy .nitf .ntf .h5 .nc".split())
 _NEEDS_HEADER = frozenset([".bin", ".img"])
@@ -50,6 +50,10 @@ def list_sources(sources: list[str], exclude: Path | None = None) -> list[Source
         if Path(source).is_file() and Path(source).suffix.lower() in CATALOGUE_SUFFIXES:
             for listed in read_catalogue(Path(source)):
                 found.setdefault(listed.path, SourceFile(listed.path, listed.relative, True, listed.stated))
+            continue
+        if (zipped := split_zip(source)) is not None:
+            for file in _inside(source, *zipped):
+                found.setdefault(file.path, file)
             continue
         root, paths = _expand(source)
         for path in paths:
@@ -108,6 +112,17 @@ def _expand(source: str) -> tuple[Path, list[Path]]:
     for match in matches:
         files += [p for p in match.rglob("*") if p.is_file()] if match.is_dir() else [match]
     return root, files
+
+
+def _inside(source: str, archive: Path, inner: str) -> list[SourceFile]:
+    """The members of a zip that a /vsizip/ path means: one, or those of a folder; all where it ends at the zip."""
+    inner = inner.rstrip("/")
+    members = _members(archive.resolve(), archive.name) if archive.is_file() else []
+    prefix = f"{archive.name}/{inner}" if inner else archive.name
+    chosen = [file for file in members if file.relative == prefix or file.relative.startswith(f"{prefix}/")]
+    if not chosen:
+        raise SarsenseError(f"{source}: no such file or folder in a zip of that name")
+    return chosen
 
 
 def _members(archive: Path, relative: str) -> list[SourceFile]:

@@ -92,3 +92,20 @@ def test_files_of_one_name_in_two_sources_keep_apart(tmp_path: Path):
         ("x/b/s_VV.tif", "x/a/s_VV.tif")
     ]
     assert len(set(corpus.scenes["path"].to_pylist())) == 4
+
+
+def test_a_vsizip_path_is_a_source(tmp_path: Path):
+    """The zip, a folder in it, or a file in it: the files that the zip itself gives under the same names."""
+    for name in ("a/one_VV.tif", "a/two_VV.tif", "b/three_VV.tif"):
+        scene(tmp_path / "in" / name, len(name))
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in sorted((tmp_path / "in").rglob("*.tif")):
+            opened.write(path, path.relative_to(tmp_path / "in"))
+    whole = list_sources([str(archive)])
+    assert list_sources([f"/vsizip/{archive}"]) == list_sources([f"/vsizip/{archive}/"]) == whole
+    assert list_sources([f"/vsizip/{archive}/a"]) == whole[:2]
+    assert list_sources([f"/vsizip/{archive}/b/three_VV.tif"]) == whole[2:]
+    for wrong in (f"/vsizip/{archive}/c", f"/vsizip/{tmp_path}/none.zip", f"/vsizip/{archive}/a/on"):
+        with pytest.raises(SarsenseError, match="no such file or folder in a zip"):
+            list_sources([wrong])
