@@ -336,7 +336,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return _flat(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
-        raise Dic3lError(f"{path}: not a text file: {error}") from error
+        raise Dic3lError(f"{path}: settings as TOML expected, found no text ({error})") from error
     except OSError as error:
         raise Dic3lError(f"{path}: settings cannot be read: {error.strerror or error}") from error
 

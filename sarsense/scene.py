@@ -154,6 +154,8 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
         facts = recognise(named, tags, None if options.calibrate == "none" else options.calibrate)
         facts = _with_stated(facts, stated)
         unit = options.unit or (stated.unit if stated.explicit else None)
+        if facts.quadrature and dataset.count != 2:
+            raise SceneError(f"{facts.product}: I and Q in two bands expected, {dataset.count} found")
         _refuse_pictures(dataset)
         listed = _listed_polarisations(stem, dataset)
         geometry, note = read_geometry(dataset, facts)
@@ -181,6 +183,11 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
         grid, preparation = plan_preparation(
             geometry, facts, single_look, options.multilook, options.spacing, dataset.height
         )
+        if grid.width > _MAX_WIDTH or grid.width * grid.height > _MAX_PIXELS:
+            raise SceneError(
+                f"would be {grid.height} x {grid.width} pixels at --spacing {options.spacing:g}, at most "
+                f"{_MAX_WIDTH:,} columns and {_MAX_PIXELS:,} pixels are taken; give a larger --spacing"
+            )
         if min(grid.width, grid.height) < options.tile_size:
             raise SceneError(
                 f"smaller than a tile: {grid.height} x {grid.width} pixels, a tile has "

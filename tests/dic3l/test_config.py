@@ -113,7 +113,7 @@ def test_files_that_are_no_settings_are_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"bad\.toml: unknown setting 'train\.sede'; did you mean 'train\.seed'"):
         resolve(file=bad)
     bad.write_bytes(b"\xff\xfe")
-    with pytest.raises(Dic3lError, match="not a text file"):
+    with pytest.raises(Dic3lError, match="settings as TOML expected, found no text"):
         resolve(file=bad)
     with pytest.raises(ConfigError, match="--preset: expected one of paper, smoke, found 'tiny'"):
         resolve("tiny")

@@ -265,3 +265,9 @@ def test_an_unplaced_scene_cannot_be_resampled(tmp_path: Path):
     )
     with pytest.raises(SceneError, match="--spacing needs georeferencing"):
         describe(path, spacing=10.0, allow_unplaced=True)
+
+
+def test_a_spacing_that_makes_a_giant_is_refused(tmp_path: Path):
+    path = write_raster(tmp_path / "x_VV.tif", (10 * np.log10(speckled_power((2000, 2000), 4, 0))).astype(np.float32))
+    with pytest.raises(SceneError, match=r"would be 400000 x 400000 pixels at --spacing 0\.05.*a larger --spacing"):
+        describe(path, spacing=0.05)

@@ -242,6 +242,9 @@ def test_gaofen3_level1a_joins_i_and_q_divides_by_32767_and_is_placed_by_its_rpc
     lon, lat = to_lonlat(prepared, np.array([0.0, 40, 80]), np.array([0.0, 40, 60]))
     np.testing.assert_allclose(lon, 113.6 + 0.2 * (np.array([0, 40, 80]) - 40) / 40, atol=0.2 / 40)
     np.testing.assert_allclose(lat, 22.3 - 0.2 * (np.array([0, 40, 60]) - 40) / 40, atol=0.2 / 40)
+    alone = write_raster(tmp_path / "one" / path.name, iq[0], crs=None)
+    with pytest.raises(SceneError, match="Gaofen-3 L1A: I and Q in two bands expected, 1 found"):
+        describe_scene(str(alone), alone.name, CONFIG)
     with pytest.raises(SceneError, match="I and Q in two bands, --unit amplitude"):
         describe_scene(str(path), path.name, BuildConfig(tile_size=64, unit="amplitude"))
 
