@@ -176,7 +176,7 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
             raise SceneError(f"polarisation {found} is not among {', '.join(options.polarisations)}")
         if geometry.crs is None and not options.allow_unplaced:
             raise SceneError(
-                "no georeferencing: neither CRS with affine, nor ground control points; "
+                "no georeferencing: neither CRS with affine, nor ground control points, nor RPC; "
                 "--allow-unplaced takes it without a footprint"
             )
         single_look = facts.quadrature or any(band.unit == "complex" for band in wanted)
