@@ -25,7 +25,7 @@ from sarsense.errors import SceneError
 from sarsense.measure import Measurement, measure_scene
 from sarsense.normalize import GroupRange, encode, enl_bias_db, group_range
 from sarsense.radiometry import to_db
-from sarsense.raster import open_raster, pixel_window
+from sarsense.raster import masked_rows, open_raster, pixel_window, read_rows
 from sarsense.scene import Scene, describe_scene, valid_power
 
 WINDOW = 512
@@ -129,12 +129,15 @@ def _scene_reader(
 ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     def read() -> tuple[np.ndarray, np.ndarray]:
         images = []
+        first, last = int(window.row_off), int(window.row_off + window.height)
+        columns = slice(int(window.col_off), int(window.col_off + window.width))
         with open_raster(scene.path) as (dataset, _):
             for band, measured, limits in zip(scene.bands, measurement.bands, bounds, strict=True):
-                values = dataset.read(band.index, window=window)
-                db = to_db(valid_power(values, band, int(window.row_off), int(window.col_off)))
+                # whole rows, as a build reads them: masks, and rims that are told from a row's ends
+                masked = masked_rows(dataset, band.index, first, last)
+                power = valid_power(read_rows(dataset, band.index, first, last), band, row=first, masked=masked)
                 bias = np.float32(enl_bias_db(measured.enl, band.quantity))
-                images.append(encode(db - bias, limits.lo_db, limits.hi_db))
+                images.append(encode(to_db(power[:, columns]) - bias, limits.lo_db, limits.hi_db))
         with rasterio.open(labels) as dataset:
             values = dataset.read(1, window=window)
         return np.stack(images), map_labels(values, codes)

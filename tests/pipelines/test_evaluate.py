@@ -73,6 +73,27 @@ def test_labelled_scenes_have_the_codes_of_the_corpus(simulated: Path, corpus_pa
     assert [place.seen for place in data.places] == [True, True, False, False]
 
 
+def test_what_a_mask_band_hides_is_no_data_for_the_probe_too(simulated: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "labels").mkdir()
+    name = "sim-000.tif"
+    with rasterio.open(simulated / "scenes" / name) as source:
+        power, profile, tags = source.read(), source.profile, source.tags()
+    mask = np.full(power.shape[1:], 255, np.uint8)
+    mask[40:90, 30:70] = 0
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(tmp_path / "scenes" / name, "w", **{**profile, "nodata": None}) as target,
+    ):
+        target.write(power)
+        target.write_mask(mask)
+        target.descriptions, target.units = ("VV", "VH"), ("power", "power")
+        target.update_tags(**tags)
+    (tmp_path / "labels" / name).write_bytes((simulated / "labels" / name).read_bytes())
+    images, _ = folder_data(tmp_path, None, None).places[0].read()
+    assert not images[:, 40:90, 30:70].any() and images[:, :40].all()
+
+
 def test_the_table_holds_every_contender_and_is_the_same_twice(
     simulated: Path, corpus_path: Path, tmp_path: Path
 ) -> None:
