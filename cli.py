@@ -351,9 +351,9 @@ def _print_scan(rows: list[dict[str, Any]]) -> None:
     rasters = [row for row in rows if row["status"] != "sidecar"]
     for row in rasters:
         what = row["reason"] or "; ".join(
-            f"{pol}: {unit}, {quantity} ({evidence})"
-            for pol, unit, quantity, evidence in zip(
-                row["polarisations"], row["units"], row["quantities"], row["evidence"], strict=True
+            f"{pol}: {unit}, {quantity} ({evidence}; confidence {confidence:.2g})"
+            for pol, unit, quantity, evidence, confidence in zip(
+                *(row[name] for name in ("polarisations", "units", "quantities", "evidence", "confidence")), strict=True
             )
         )
         facts = "" if row["reason"] else f"{row['product']}, {row['height']} x {row['width']}, {row['geometry']}; "
@@ -389,6 +389,11 @@ def _print_build(summary: Any) -> None:
     typer.echo(f"  digest {summary.digest}")
     if summary.scenes_refused:
         typer.echo(f"  why each was refused: {summary.out}/scenes.parquet, or `sarsense scan`")
+    if summary.scenes_for_later:
+        typer.echo(
+            f"  {summary.scenes_for_later} of them may do better another time (not fetched, or changed meanwhile): remove "
+            f"{summary.out}/corpus.json, and the same command tries them, and only them, again"
+        )
 
 
 def _val_share_note(summary: Any) -> str:

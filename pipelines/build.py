@@ -173,7 +173,7 @@ def _scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Run
     for entry in entries:
         if entry.status != "sidecar":
             file = entry.file
-            identity = [file.path, file.relative, file.stamp(), asdict(file.stated), decisive]
+            identity = [file.path, file.relative, entry.stamp, asdict(file.stated), decisive]
             result = work / "scan" / f"{identity_hash(identity)}.json"
             if result.exists() and not still_holds(read_json(result)["consulted"]):
                 result.unlink()  # metadata beside it came, went or changed
@@ -192,11 +192,11 @@ def _prepare_all(entries: list[Entry], work: Path, runner: Runner, progress: Pro
     jobs = []
     for entry in entries:
         if entry.scene is not None and entry.scene.preparation is not None:
-            stem = identity_hash([entry.scene.to_json(), entry.file.stamp(), entry.consulted])
+            stem = identity_hash([entry.scene.to_json(), entry.stamp, entry.consulted])
             file, result = work / "prepare" / f"{stem}.tif", work / "prepare" / f"{stem}.json"
             if not file.exists():
                 result.unlink(missing_ok=True)  # of a finished build, which keeps no pixels
-            jobs.append((entry, result, (entry.scene, file)))
+            jobs.append((entry, result, (entry.scene, entry.stamps(), file)))
     if not jobs:
         return
     for entry, _, _ in jobs:
@@ -209,8 +209,8 @@ def _measure_all(entries: list[Entry], work: Path, runner: Runner, progress: Pro
     jobs = []
     for entry in entries:
         if entry.scene is not None:
-            identity = [entry.scene.to_json(), entry.file.stamp(), entry.consulted]
-            jobs.append((entry, work / "measure" / f"{identity_hash(identity)}.json", (entry.scene,)))
+            identity = [entry.scene.to_json(), entry.stamp, entry.consulted]
+            jobs.append((entry, work / "measure" / f"{identity_hash(identity)}.json", (entry.scene, entry.stamps())))
     for entry, value in _run_stage("measure", runner, progress, measure_task, jobs):
         assert entry.scene is not None
         entry.measurement = Measurement.from_json(value["measurement"])
@@ -258,7 +258,9 @@ def _cut_all(
             contents = [member.measurement.content_hash for member in entry.stack or [entry] if member.measurement]
             stem = identity_hash([[[asdict(channel) for channel in one] for one in stacks], contents, decisive])
             entry.codes = work / "cut" / f"{stem}.codes"
-            jobs.append((entry, work / "cut" / f"{stem}.json", (stacks, entry.identity, config, entry.codes)))
+            sources = [stamp for member in entry.stack or [entry] for stamp in member.stamps()]
+            arguments = (stacks, entry.identity, config, sources, entry.codes)
+            jobs.append((entry, work / "cut" / f"{stem}.json", arguments))
     for entry, value in _run_stage("cut", runner, progress, cut_task, jobs):
         entry.rows = value.pop("rows")
         entry.cut = value
@@ -460,7 +462,7 @@ def _refuse_changed(path: Path, entries: list[Entry]) -> None:
         if entry.file.path not in was:  # not a raster; or a copy of the sources, which has times of its own
             continue
         stamp, consulted = was[entry.file.path]
-        if stamp != entry.file.stamp() or not still_holds(consulted):
+        if stamp != entry.stamp or not still_holds(consulted):
             raise CorpusError(
                 f"{entry.file.path}: it, or the metadata beside it, was changed since {path.parent.parent} was made of "
                 "it; choose another --out, or delete the folder first"

@@ -14,6 +14,7 @@ import numpy as np
 import sarsense
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
+from sarsense.errors import CHANGED, NOT_FETCHED
 from sarsense.measure import Measurement
 from sarsense.scene import Scene
 from sarsense.sidecars import Consulted
@@ -25,6 +26,8 @@ class Entry:
     """A file on its way through the stages. `scene` is None once it is refused, `reason` says why."""
 
     file: SourceFile
+    stamp: list[int] = field(default_factory=list)
+    """size and time of the file when the build began"""
     status: str = "refused"
     reason: str = ""
     scene: Scene | None = None
@@ -41,12 +44,16 @@ class Entry:
     """whether its bands are channels of another's tiles"""
     duplicates: int = 0
 
+    def stamps(self) -> list[tuple[str, list[int]]]:
+        """Its file as it was first looked at: stays the same during a build."""
+        return [(self.file.path, self.stamp)]
+
     def refuse(self, reason: str) -> None:
         self.status, self.reason = "refused", reason
 
 
 def list_entries(sources: list[str], out: Path | None) -> list[Entry]:
-    entries = [Entry(file) for file in list_sources(sources, exclude=out)]
+    entries = [Entry(file, file.stamp()) for file in list_sources(sources, exclude=out)]
     for entry in entries:
         if not entry.file.is_raster:
             entry.status, entry.reason = "sidecar", "not a raster"
@@ -73,6 +80,7 @@ def scene_row(entry: Entry) -> dict[str, Any]:
             "units": [band.unit for band in scene.bands],
             "quantities": [band.quantity for band in scene.bands],
             "evidence": [band.evidence for band in scene.bands],
+            "confidence": [band.confidence for band in scene.bands],
             "notes": list(scene.notes),
         }
     if measured is not None:
@@ -90,13 +98,13 @@ def scene_row(entry: Entry) -> dict[str, Any]:
 
 def inputs_digest(entries: list[Entry]) -> str:
     """Names and sizes of the files: tells whether a finished corpus is that of these sources."""
-    return identity_hash([[e.file.relative, e.file.stamp()[:1]] for e in entries])
+    return identity_hash([[e.file.relative, e.stamp[:1]] for e in entries])
 
 
 def inputs_as_read(entries: list[Entry]) -> list[list[Any]]:
     """Stamps of the files and of what was looked at beside them: tells, on the machine of the build, that a source was
     changed since. Not part of the corpus: times differ from copy to copy."""
-    return [[e.file.path, e.file.stamp(), e.consulted] for e in entries if e.status != "sidecar"]
+    return [[e.file.path, e.stamp, e.consulted] for e in entries if e.status != "sidecar"]
 
 
 def left_out(entries: list[Entry]) -> dict[str, int]:
@@ -130,6 +138,8 @@ class BuildSummary:
     scenes_used: int
     scenes_duplicate: int
     scenes_refused: int
+    scenes_for_later: int
+    """of those refused: could not be fetched, or changed while they were read"""
     reasons: dict[str, int]
     """a reason without its particulars -> scenes refused for it"""
     tiles: dict[str, int]
@@ -157,6 +167,7 @@ def summarise(corpus: Corpus, entries: list[Entry], seconds: float, already_buil
         scenes_used=status["used"],
         scenes_duplicate=status["duplicate"],
         scenes_refused=status["refused"],
+        scenes_for_later=reasons[NOT_FETCHED] + reasons[CHANGED],
         reasons=dict(reasons.most_common()),
         tiles=corpus.manifest["splits"],
         tiles_left_out=corpus.manifest["tiles_left_out"],

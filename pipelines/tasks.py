@@ -12,13 +12,13 @@ import numpy as np
 from sarsense.catalogue import Stated
 from sarsense.config import BuildConfig
 from sarsense.cut import Channel, cut_scene
-from sarsense.errors import RemoteError, SceneError
+from sarsense.errors import CHANGED, RemoteError, SceneError
 from sarsense.files import read_json, write_json
 from sarsense.measure import measure_scene
 from sarsense.prepare import prepare_scene
 from sarsense.scene import Scene, describe_scene
 from sarsense.shards import write_shard
-from sarsense.sidecars import consulting
+from sarsense.sidecars import consulting, stamp_of
 
 
 def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, result: Path) -> None:
@@ -26,20 +26,26 @@ def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, res
         _record(
             result,
             lambda: {"scene": describe_scene(path, relative, config, stated).to_json()},
-            {"consulted": consulted},
+            more={"consulted": consulted},
         )
 
 
-def prepare_task(scene: Scene, out: Path, result: Path) -> None:
-    _record(result, lambda: {"scene": prepare_scene(scene, out).to_json()})
+Stamps = list[tuple[str, list[int]]]
+"""files of the sources, and what `stamp_of` said of each when the build began"""
 
 
-def measure_task(scene: Scene, result: Path) -> None:
-    _record(result, lambda: {"measurement": measure_scene(scene).to_json()})
+def prepare_task(scene: Scene, sources: Stamps, out: Path, result: Path) -> None:
+    _record(result, lambda: {"scene": prepare_scene(scene, out).to_json()}, sources)
 
 
-def cut_task(stacks: list[list[Channel]], identity: str, config: BuildConfig, codes: Path, result: Path) -> None:
-    _record(result, lambda: asdict(cut_scene(stacks, identity, config, codes)))
+def measure_task(scene: Scene, sources: Stamps, result: Path) -> None:
+    _record(result, lambda: {"measurement": measure_scene(scene).to_json()}, sources)
+
+
+def cut_task(
+    stacks: list[list[Channel]], identity: str, config: BuildConfig, sources: Stamps, codes: Path, result: Path
+) -> None:
+    _record(result, lambda: asdict(cut_scene(stacks, identity, config, codes)), sources)
 
 
 def shard_task(
@@ -64,10 +70,20 @@ def shard_task(
     write_json(result, {"shard": asdict(shard), "offsets": offsets})
 
 
-def _record(result: Path, compute: Callable[[], dict[str, Any]], more: dict[str, Any] | None = None) -> None:
-    """Write what `compute` returns, or why it refused the scene, and `more`. A bad scene never ends a build."""
+def _record(
+    result: Path,
+    compute: Callable[[], dict[str, Any]],
+    sources: Stamps | None = None,
+    more: dict[str, Any] | None = None,
+) -> None:
+    """Write what `compute` returns, or why it refused the scene, and `more`. A bad scene never ends a build.
+
+    A scene whose files are no more what they were is refused for now: "again" lets the next build try anew.
+    """
     try:
         value = compute()
+        if any(stamp_of(path) != stamp for path, stamp in sources or []):
+            value = {"refused": f"{CHANGED}: still being written?", "again": True}
     except SceneError as error:
         value = {"refused": str(error), "again": isinstance(error, RemoteError)}
     except OSError:

@@ -98,6 +98,7 @@ SCENE_SCHEMA = pa.schema(
         ("units", pa.list_(_TEXT)),
         ("quantities", pa.list_(_TEXT)),
         ("evidence", pa.list_(_TEXT)),
+        ("confidence", pa.list_(pa.float64())),
         ("enl", pa.list_(pa.float64())),
         ("mean_db", pa.list_(pa.float64())),
         ("valid_fraction", pa.float64()),

@@ -12,6 +12,11 @@ class SceneError(SarsenseError):
     """A raster that cannot become a scene. A build records it as the reason and goes on."""
 
 
+NOT_FETCHED = "could not be fetched"
+CHANGED = "changed while it was read"
+"""why a scene is refused for now: the next build tries again"""
+
+
 class RemoteError(SceneError):
     """A raster that could not be fetched. Recorded as a refusal, and tried again by the next build."""
 

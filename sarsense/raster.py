@@ -17,7 +17,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from sarsense.errors import RemoteError, SceneError
+from sarsense.errors import NOT_FETCHED, RemoteError, SceneError
 
 GDAL_CACHE_BYTES = 128 * 2**20
 """GDAL_CACHEMAX is passed in bytes: through rasterio.Env a small number means bytes, not MB"""
@@ -74,7 +74,7 @@ def _unreadable(path: str, error: BaseException) -> SceneError:
     if "not recognized as being in a supported file format" in reason:
         return SceneError("not a raster that GDAL knows; expected a GeoTIFF or the like, whatever the file's name says")
     if path.startswith(_REMOTE):
-        return RemoteError(f"could not be fetched: {reason}; check its address, and run the same command again")
+        return RemoteError(f"{NOT_FETCHED}: {reason}; check its address")
     if "No such file or directory" in reason:
         return SceneError("no such file: it vanished, or a list names it wrongly")
     return SceneError(f"GDAL cannot read it, truncated or damaged: {reason}; fetch the file again")

@@ -109,3 +109,26 @@ def test_a_vsizip_path_is_a_source(tmp_path: Path):
     for wrong in (f"/vsizip/{archive}/c", f"/vsizip/{tmp_path}/none.zip", f"/vsizip/{archive}/a/on"):
         with pytest.raises(SarsenseError, match="no such file or folder in a zip"):
             list_sources([wrong])
+
+
+@pytest.mark.parametrize("stage", ["_measure_all", "_cut_all"])
+def test_a_file_that_changes_during_a_build_is_refused_and_taken_by_the_next(tmp_path: Path, monkeypatch, stage: str):
+    """Rewritten between stages: its tiles would have the values of one state and the statistics of another."""
+    path = scene(tmp_path / "in" / "a_VV.tif", 0)
+    scene(tmp_path / "in" / "b_VV.tif", 1)
+    before = getattr(builder, stage)
+
+    def rewrite(*arguments):
+        scene(path, 2)
+        before(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(builder, stage, rewrite)
+        assert build([str(tmp_path / "in")], tmp_path / "corpus", CONFIG, workers=0).scenes_for_later == 1
+    rows = {row["path"]: row for row in open_corpus(tmp_path / "corpus").scenes.to_pylist()}
+    assert rows["a_VV.tif"]["reason"] == "changed while it was read: still being written?"
+    assert rows["b_VV.tif"]["status"] == "used"
+    (tmp_path / "corpus" / "corpus.json").unlink()  # as if it had not been finished
+    build([str(tmp_path / "in")], tmp_path / "corpus", CONFIG, workers=0)
+    build([str(tmp_path / "in")], tmp_path / "fresh", CONFIG, workers=0)
+    assert open_corpus(tmp_path / "corpus").digest == open_corpus(tmp_path / "fresh").digest
