@@ -391,8 +391,8 @@ def _print_build(summary: Any) -> None:
         typer.echo(f"  why each was refused: {summary.out}/scenes.parquet, or `sarsense scan`")
     if summary.scenes_for_later:
         typer.echo(
-            f"  {summary.scenes_for_later} of them may do better another time (not fetched, or changed meanwhile): remove "
-            f"{summary.out}/corpus.json, and the same command tries them, and only them, again"
+            f"  {summary.scenes_for_later} of them may do better another time (not fetched, or changed meanwhile): "
+            f"remove {summary.out}/corpus.json, and the same command tries them again"
         )
 
 
