@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import settings
+
+# the same examples in each run, so that a change is judged by itself; `--hypothesis-profile explore` looks further
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile("suite")
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
