@@ -43,8 +43,8 @@ sarsense_app.add_typer(shards_app, name="shards")
 
 _SOURCES = typer.Argument(
     metavar="SOURCE",
-    help="Files, folders (searched to the bottom), zips (also as /vsizip/), globs, or a list of scenes: STAC (JSON), "
-    "CSV, Parquet.",
+    help="Files, folders (searched to the bottom), zips (also as /vsizip/), globs, s3:// gs:// az:// prefixes, "
+    "https:// files, or a list of scenes: STAC (JSON), CSV, Parquet.",
 )
 _CORPUS = typer.Argument(metavar="CORPUS", help="Folder of a finished corpus.")
 _JSON = typer.Option("--json", help="Print JSON for machines.")

@@ -18,12 +18,11 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from sarsense.errors import NOT_FETCHED, RemoteError, SceneError
+from sarsense.remote import is_remote
 
 GDAL_CACHE_BYTES = 128 * 2**20
 """GDAL_CACHEMAX is passed in bytes: through rasterio.Env a small number means bytes, not MB"""
 
-_REMOTE = ("/vsicurl/", "/vsis3/", "/vsigs/", "/vsiaz/")
-"""what GDAL fetches over the network"""
 _RASTERIO_LOG = logging.getLogger("rasterio")
 
 
@@ -73,7 +72,7 @@ def _unreadable(path: str, error: BaseException) -> SceneError:
     reason = next((text for text in reversed(reasons) if text), type(error).__name__)
     if "not recognized as being in a supported file format" in reason:
         return SceneError("not a raster that GDAL knows; expected a GeoTIFF or the like, whatever the file's name says")
-    if path.startswith(_REMOTE):
+    if is_remote(path):
         return RemoteError(f"{NOT_FETCHED}: {reason}; check its address")
     if "No such file or directory" in reason:
         return SceneError("no such file: it vanished, or a list names it wrongly")

@@ -150,8 +150,7 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
                 "pixels are taken: a damaged header, or a mosaic to be cut up first"
             )
         tags = dataset.tags()
-        named = path.partition("?")[0] if path.startswith("/vsicurl/") else path  # a signed URL ends in its signature
-        facts = recognise(named, tags, None if options.calibrate == "none" else options.calibrate)
+        facts = recognise(path, tags, None if options.calibrate == "none" else options.calibrate)
         facts = _with_stated(facts, stated)
         unit = options.unit or (stated.unit if stated.explicit else None)
         if facts.quadrature and dataset.count != 2:

@@ -5,7 +5,9 @@ Paths are strings as GDAL takes them: `/data/x.tif`, or `/vsizip//data/x.zip/ins
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
+from sarsense import remote
 from sarsense.errors import SceneError
 
 ZIP_PREFIX = "/vsizip/"
@@ -83,6 +86,13 @@ def find_beside(path: str, folder: str, pattern: str) -> str | None:
 
 
 def _find(path: str, folder: str, pattern: str) -> str | None:
+    if remote.is_remote(path):
+        names = remote.names_in(path, folder)
+        if names is None:  # a name that is known can be asked for without a list
+            exact = None if glob.has_magic(_unescaped(pattern)) else remote.beside(path, folder, _unescaped(pattern))
+            return exact if exact is not None and remote.exists(exact) else None
+        name = next((name for name in names if fnmatch(name.lower(), pattern.lower())), None)
+        return None if name is None else remote.beside(path, folder, name)
     zipped = split_zip(path)
     if zipped is not None:
         archive, inner = zipped
@@ -136,7 +146,14 @@ def number_of(root: ElementTree.Element, tag: str, path: str) -> float:
         raise SceneError(f"its metadata {path}: a number expected in <{tag}>, {found} found") from None
 
 
+def _unescaped(pattern: str) -> str:
+    """A pattern without what `glob.escape` did to it."""
+    return re.sub(r"\[([*?[])\]", r"\1", pattern)
+
+
 def _read(path: str) -> bytes:
+    if remote.is_remote(path):
+        return remote.read(path)
     zipped = split_zip(path)
     if zipped is None:
         return Path(path).read_bytes()

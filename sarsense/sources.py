@@ -11,8 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from sarsense.catalogue import CATALOGUE_SUFFIXES, Stated, read_catalogue
+from sarsense.catalogue import CATALOGUE_SUFFIXES, Stated, gdal_path, read_catalogue
 from sarsense.errors import SarsenseError
+from sarsense.remote import files_under, is_remote, plain_path
 from sarsense.sidecars import ZIP_PREFIX, split_zip, stamp_of
 
 RASTER_SUFFIXES = frozenset(".tif .tiff .gtiff .png .jpg .jpeg .jp2 .bin .img .vrt .npy .nitf .ntf .h5 .nc".split())
@@ -53,6 +54,10 @@ def list_sources(sources: list[str], exclude: Path | None = None) -> list[Source
             continue
         if (zipped := split_zip(source)) is not None:
             for file in _inside(source, *zipped):
+                found.setdefault(file.path, file)
+            continue
+        if is_remote(virtual := gdal_path(source, Path())):
+            for file in _remote_files(source, virtual):
                 found.setdefault(file.path, file)
             continue
         root, paths = _expand(source)
@@ -112,6 +117,22 @@ def _expand(source: str) -> tuple[Path, list[Path]]:
     for match in matches:
         files += [p for p in match.rglob("*") if p.is_file()] if match.is_dir() else [match]
     return root, files
+
+
+def _remote_files(source: str, virtual: str) -> list[SourceFile]:
+    """A file behind a URL, or the files under a prefix of a bucket. https has no folders."""
+    if virtual.startswith("/vsicurl/"):
+        plain = plain_path(virtual)
+        return [SourceFile(virtual, plain.name, _has_raster_suffix(Path(plain.name)))]
+    top = virtual.rstrip("/")
+    paths = files_under(top)
+    if not paths:
+        raise SarsenseError(f"{source}: nothing of this name in the store, or no right to list it")
+    return [
+        SourceFile(path, relative, _has_raster_suffix(Path(relative)))
+        for path in paths
+        for relative in [path.removeprefix(f"{top}/") if path != top else PurePosixPath(path).name]
+    ]
 
 
 def _inside(source: str, archive: Path, inner: str) -> list[SourceFile]:

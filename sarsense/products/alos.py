@@ -8,11 +8,11 @@ PALSAR-2 Mosaic: Dataset Description".
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
 from sarsense.calibration import Calibration
 from sarsense.products import Facts, iso_time
 from sarsense.radiometry import Quantity
+from sarsense.remote import plain_path
 
 _GAIN = 10.0**-8.3
 _SCENE = re.compile(
@@ -22,11 +22,11 @@ _MOSAIC = re.compile(r"^[NS]\d\d[EW]\d{3}_(?P<year>\d\d)_(sl_)?(?P<pol>HH|HV)(_F
 
 
 def recognise(path: str) -> Facts | None:
-    name = PurePosixPath(path).name
+    name = plain_path(path).name
     if match := _SCENE.match(name):
         day = iso_time(f"20{match['day']}T000000")
         return _facts("ALOS-2 PALSAR-2" if match["unit"] else "ALOS PALSAR", match, match["mode"], "sigma0", day)
-    if match := _MOSAIC.match(PurePosixPath(path).stem):
+    if match := _MOSAIC.match(plain_path(path).stem):
         return _facts("PALSAR mosaic", match, "mosaic", "gamma0", None)
     return None
 

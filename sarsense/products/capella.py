@@ -10,12 +10,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from sarsense.calibration import Calibration
 from sarsense.products import Facts, iso_time
 from sarsense.radiometry import Quantity
+from sarsense.remote import plain_path
 from sarsense.sidecars import find_beside, read_json_beside
 
 _NAME = re.compile(r"^CAPELLA_C\d+_(?P<mode>SM|SP|SS|SL)_(?P<kind>GEO|GEC|SLC)_(?P<pol>HH|HV|VH|VV)_(?P<start>\d{14})")
@@ -23,7 +23,7 @@ _CONVENTIONS: dict[str, Quantity] = {"sigma_nought": "sigma0", "beta_nought": "b
 
 
 def recognise(path: str, tags: Mapping[str, str]) -> Facts | None:
-    match = _NAME.match(PurePosixPath(path).stem)
+    match = _NAME.match(plain_path(path).stem)
     if match is None:
         return None
     image = _image(path, tags)
@@ -57,7 +57,7 @@ def _image(path: str, tags: Mapping[str, str]) -> dict[str, Any]:
             metadata = json.loads(description)
         except ValueError:
             metadata = None
-    beside = find_beside(path, ".", f"{PurePosixPath(path).stem}_extended.json")
+    beside = find_beside(path, ".", f"{plain_path(path).stem}_extended.json")
     if metadata is None and beside is not None:
         metadata = read_json_beside(beside)
     for key in ("collect", "image"):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 from sarsense.calibration import Calibration
 from sarsense.errors import SceneError
 from sarsense.products import Facts, iso_time
+from sarsense.remote import plain_path
 from sarsense.sidecars import find_beside, read_xml
 
 _NAME = re.compile(
@@ -26,7 +26,7 @@ _FULL_SCALE = {"1A": 32767.0, "2": 65535.0}
 
 
 def recognise(path: str) -> Facts | None:
-    match = _NAME.match(PurePosixPath(path).name)
+    match = _NAME.match(plain_path(path).name)
     if match is None:
         return None
     level = match["level"]

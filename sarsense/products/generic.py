@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 
 from sarsense.products import Facts, iso_time
+from sarsense.remote import plain_path
 
 _MATRIX_ELEMENT = re.compile(r"^[CT](\d)(\d)(_real|_imag)?$", re.IGNORECASE)
 _SENSORS = {
@@ -20,7 +20,7 @@ _TIME = re.compile(r"(?<!\d)\d{8}T\d{6}(?!\d)")
 
 
 def recognise(path: str, tags: Mapping[str, str]) -> Facts:
-    stem = PurePosixPath(path).stem
+    stem = plain_path(path).stem
     looks = tags.get("LOOKS")
     said = [word.upper() for word in re.split(r"[^A-Za-z0-9]+", stem)]
     sensor = next((_SENSORS[word] for word in said if word in _SENSORS), "unknown")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from sarsense.calibration import Calibration
 from sarsense.products import Facts, iso_time
+from sarsense.remote import plain_path
 from sarsense.sidecars import find_beside, read_json_beside, read_xml, text_of
 
 _NAME = re.compile(
@@ -22,7 +22,7 @@ _FACTOR = "calibration_factor"
 
 
 def recognise(path: str, tags: Mapping[str, str]) -> Facts | None:
-    stem = PurePosixPath(path).stem
+    stem = plain_path(path).stem
     match = _NAME.match(stem)
     if match is None:
         return None

@@ -9,7 +9,6 @@ Sources: RADARSAT-2 Product Format Definition (RN-RP-51-2713); RCM Image Product
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from sarsense.calibration import Calibration, Rows, RowTables
 from sarsense.errors import SceneError
 from sarsense.products import Facts, iso_time
 from sarsense.radiometry import Quantity
+from sarsense.remote import plain_path
 from sarsense.sidecars import find_beside, number_of, read_xml, text_of
 
 _RADARSAT2 = re.compile(r"^imagery_(?P<pol>HH|HV|VH|VV)$", re.IGNORECASE)
@@ -25,7 +25,7 @@ _TABLES: dict[str, str] = {"sigma0": "Sigma", "beta0": "Beta", "gamma0": "Gamma"
 
 
 def recognise(path: str, quantity: Quantity | None) -> Facts | None:
-    stem = PurePosixPath(path).stem
+    stem = plain_path(path).stem
     if (match := _RADARSAT2.match(stem)) and (product := find_beside(path, ".", "product.xml")):
         name, sensor, lut = "RADARSAT-2", "RS2", "lut{}.xml"
         folder = "."
@@ -50,7 +50,7 @@ def recognise(path: str, quantity: Quantity | None) -> Facts | None:
         calibration=Calibration(tables="radarsat", files=(table,), variant="complex" if kind == "SLC" else "detected")
         if table
         else None,
-        evidence=f"{name}: {PurePosixPath(table).name}" if table else f"{name} without its look-up table",
+        evidence=f"{name}: {plain_path(table).name}" if table else f"{name} without its look-up table",
     )
 
 

@@ -8,11 +8,11 @@ product specification and Planetary Computer `sentinel-1-rtc`: gamma nought, lin
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
 from sarsense.errors import SceneError
 from sarsense.products import Facts, iso_time
 from sarsense.radiometry import POLARISATIONS, Quantity, Unit
+from sarsense.remote import plain_path
 
 _HYP3 = re.compile(
     r"^S1(?P<unit>[A-D])_(?P<mode>IW|EW|S\d)_(?P<start>\d{8}T\d{6})_\w{3}_RTC\d+_G_(?P<letters>[gs][pda][uw][nf]\w\w)_"
@@ -28,7 +28,7 @@ _CONVENTIONS: dict[str, Quantity] = {"g": "gamma0", "s": "sigma0"}
 
 
 def recognise(path: str) -> Facts | None:
-    stem = PurePosixPath(path).stem
+    stem = plain_path(path).stem
     if match := _HYP3.match(stem):
         letters = match["letters"]
         filtered = ", speckle filtered" if letters[3] == "f" else ""
@@ -45,7 +45,7 @@ def recognise(path: str) -> Facts | None:
         return _facts("OPERA RTC-S1", match, match["start"], unit="power", quantity="gamma0", evidence=evidence)
     if match := _PLANETARY.search(stem):
         evidence = "Planetary Computer sentinel-1-rtc: gamma nought, power"
-        found = _START.search(path)  # in the name of a folder
+        found = _START.search(str(plain_path(path)))  # in the name of a folder
         start = found[1] if found else ""
         return _facts("Planetary Computer RTC", match, start, unit="power", quantity="gamma0", evidence=evidence)
     return None

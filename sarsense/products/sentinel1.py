@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 
 from sarsense.products import Facts, iso_time, sentinel1_safe
 from sarsense.radiometry import Quantity
+from sarsense.remote import plain_path
 
 _PRODUCT = re.compile(
     r"S1(?P<unit>[A-D])[_-]+(?P<mode>IW|EW|WV|S\d|SM)\d?[_-]+(?P<kind>GRD|SLC|RTC|[AD])[FHM_-]*.*?"
@@ -23,7 +23,7 @@ _EQUI7 = re.compile(r"S1(?P<unit>[A-D])(?P<mode>IW|EW|SM)GRD[HMF]\d(?P<pol>VV|VH
 
 
 def recognise(full_path: str, tags: Mapping[str, str], calibrate: Quantity | None) -> Facts | None:
-    path = PurePosixPath(full_path)
+    path = plain_path(full_path)
     equi7 = _EQUI7.search(path.name)
     if equi7:
         stored_db = tags.get("variable_name") == "SIG0"

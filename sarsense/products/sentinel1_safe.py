@@ -12,7 +12,6 @@ import glob
 import math
 from dataclasses import replace
 from datetime import datetime
-from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,6 +20,7 @@ from sarsense.calibration import Calibration, Lut, NoiseBlock, Rows, RowTables, 
 from sarsense.errors import SceneError
 from sarsense.products import Facts
 from sarsense.radiometry import Quantity
+from sarsense.remote import plain_path
 from sarsense.sidecars import find_beside, number_of, read_xml, text_of
 
 _TABLES: dict[str, str] = {"sigma0": "sigmaNought", "beta0": "betaNought", "gamma0": "gamma"}
@@ -28,7 +28,7 @@ _TABLES: dict[str, str] = {"sigma0": "sigmaNought", "beta0": "betaNought", "gamm
 
 def complete(path: str, facts: Facts, quantity: Quantity | None) -> Facts:
     """Facts of a measurement raster, with what the annotation beside it says. `quantity`: the one wanted; None: raw."""
-    stem = glob.escape(PurePosixPath(path).stem)
+    stem = glob.escape(plain_path(path).stem)
     annotation = find_beside(path, "../annotation", f"{stem}.xml")
     if annotation is not None:
         root = read_xml(annotation)
@@ -38,7 +38,7 @@ def complete(path: str, facts: Facts, quantity: Quantity | None) -> Facts:
             facts = _joined(facts, root, annotation)
     elif facts.unit == "complex":
         raise SceneError(
-            f"a Sentinel-1 SLC without annotation/{PurePosixPath(path).stem}.xml: its bursts cannot be joined without "
+            f"a Sentinel-1 SLC without annotation/{plain_path(path).stem}.xml: its bursts cannot be joined without "
             "it; give the whole .SAFE"
         )
     calibration = find_beside(path, "../annotation/calibration", f"calibration-{stem}.xml")

@@ -9,7 +9,6 @@ Source: TerraSAR-X Level 1b Product Format Specification (TX-GS-DD-3307); Radiom
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,13 +17,14 @@ from sarsense.calibration import Calibration, Rows, RowTables
 from sarsense.errors import SceneError
 from sarsense.products import Facts, iso_time
 from sarsense.radiometry import Quantity
+from sarsense.remote import plain_path
 from sarsense.sidecars import find_beside, number_of, read_xml, text_of
 
 _NAME = re.compile(r"^IMAGE_(?P<pol>HH|HV|VH|VV)_", re.IGNORECASE)
 
 
 def recognise(path: str, quantity: Quantity | None) -> Facts | None:
-    match = _NAME.match(PurePosixPath(path).stem)
+    match = _NAME.match(plain_path(path).stem)
     annotation = find_beside(path, "..", "[tp][dsa][xz]1_sar_*.xml") if match else None
     if match is None or annotation is None:
         return None
@@ -39,7 +39,7 @@ def recognise(path: str, quantity: Quantity | None) -> Facts | None:
     wanted = quantity if quantity in calibrations else None
     return Facts(
         product=f"TerraSAR-X {kind}",
-        sensor={"T": "TSX", "P": "PAZ"}[PurePosixPath(annotation).name[0].upper()],
+        sensor={"T": "TSX", "P": "PAZ"}[plain_path(annotation).name[0].upper()],
         mode=text_of(root, "imagingMode") or "unknown",
         datetime=iso_time((text_of(root, "timeUTC") or "")[:19]),
         polarisation=polarisation,

@@ -7,16 +7,16 @@ Source: Umbra Canopy documentation, "GEC" (8-bit, not radiometrically calibrated
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
 from sarsense.products import Facts, iso_time
+from sarsense.remote import plain_path
 from sarsense.sidecars import find_beside, read_json_beside
 
 _NAME = re.compile(r"^(?P<start>\d{4}(-\d\d){5})_UMBRA-\d+_GEC")
 
 
 def recognise(path: str) -> Facts | None:
-    match = _NAME.match(PurePosixPath(path).stem)
+    match = _NAME.match(plain_path(path).stem)
     if match is None:
         return None
     beside = find_beside(path, ".", f"{match[0].removesuffix('_GEC')}_METADATA.json")

@@ -1,22 +1,27 @@
 """Lists of scenes as a source: STAC, CSV, Parquet."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.build import build, scan
+from sarsense import remote
 from sarsense.catalogue import gdal_path, read_catalogue
 from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
-from sarsense.errors import SarsenseError
+from sarsense.errors import RemoteError, SarsenseError, SceneError
+from sarsense.sidecars import find_beside, read_xml
+from sarsense.sources import list_sources
 from tests.conftest import speckled_power, write_raster
 
 CONFIG = BuildConfig(tile_size=64, val_share=0.0)
@@ -215,3 +220,64 @@ def test_rasters_behind_signed_urls_are_read_as_those_on_disk(folder: Path, addr
     hashes = [sorted(corpus.tiles()["content_hash"].to_pylist()) for corpus in (one, two)]
     assert hashes[0] == hashes[1] and len(hashes[0]) == 4
     assert not any("sig=" in str(value) for value in one.tiles().drop_columns(["footprint"]).to_pylist())
+
+
+def test_a_safe_behind_signed_urls_is_calibrated_as_the_one_on_disk(
+    real_data: Path, folder: Path, address: str, tmp_path: Path
+):
+    """Annotation, calibration and noise are asked for by name beside the measurement, with its signature."""
+    safe = next((real_data / "s1-grd-safe").glob("*.SAFE"))
+    (measurement,) = (safe / "measurement").glob("*.tiff")
+    copy = folder / safe.name
+    shutil.copytree(safe / "annotation", copy / "annotation")
+    dn = np.sqrt(speckled_power((64, 128), 4.0, 0, mean_db=55.0)).astype(np.uint16)
+    path = write_raster(copy / "measurement" / measurement.name, dn, crs=None)
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"path\n{address}/{path.relative_to(folder).as_posix()}?sig=a.b\n")
+    build([str(listed)], tmp_path / "remote", CONFIG, workers=1)
+    build([str(copy)], tmp_path / "local", CONFIG, workers=0)
+    one, two = open_corpus(tmp_path / "remote"), open_corpus(tmp_path / "local")
+    (scene,) = one.scenes.to_pylist()
+    assert scene["quantities"] == ["sigma0"] and "thermal noise taken off" in scene["evidence"][0]
+    columns = ["content_hash", "lon", "lat", "mean_db"]
+    assert one.tiles().select(columns).to_pylist() == two.tiles().select(columns).to_pylist()
+
+
+def test_paths_beside_remote_rasters():
+    url = "/vsicurl/https://host/a/x.SAFE/measurement/m.tiff?sig=1/2"
+    assert remote.beside(url, "../annotation", "m.xml") == "/vsicurl/https://host/a/x.SAFE/annotation/m.xml?sig=1/2"
+    assert remote.beside("/vsis3/bucket/x.SAFE/measurement/m.tiff", "..", "n") == "/vsis3/bucket/x.SAFE/n"
+    with pytest.raises(RemoteError, match=r"could not be fetched: http://127.0.0.1:9/x"):
+        remote.read("/vsicurl/http://127.0.0.1:9/x?sig=secret")
+
+
+def test_a_bucket_is_listed_and_read_through_fsspec(tmp_path: Path, monkeypatch):
+    """A store in memory stands for S3: what find_beside and read_xml need of it."""
+    store = fsspec.filesystem("memory")
+    store.pipe("/bucket/x.SAFE/annotation/m.xml", b"<a/>")
+    monkeypatch.setattr(remote, "_store", lambda path: (store, path.removeprefix("/vsis3")))
+    path = "/vsis3/bucket/x.SAFE/measurement/m.tiff"
+    assert find_beside(path, "../annotation", "M.*") == "/vsis3/bucket/x.SAFE/annotation/m.xml"
+    assert find_beside(path, "../annotation", "other.xml") is None and find_beside(path, "../none", "*") is None
+    assert read_xml("/vsis3/bucket/x.SAFE/annotation/m.xml").tag == "a"
+    with pytest.raises(SceneError, match="cannot be read"):
+        read_xml("/vsis3/bucket/x.SAFE/annotation/gone.xml")
+
+
+def test_a_bucket_and_a_url_are_sources(folder: Path, address: str, tmp_path: Path, monkeypatch):
+    store = fsspec.filesystem("memory")
+    for name in ("p/x.SAFE/measurement/m.tiff", "p/x.SAFE/annotation/m.xml", "p/y_VV.tif", "q/z_VV.tif"):
+        store.pipe(f"/shelf/{name}", b"")
+    monkeypatch.setattr(remote, "_store", lambda path: (store, path.removeprefix("/vsis3")))
+    files = list_sources(["s3://shelf/p/"])
+    assert [(file.relative, file.is_raster) for file in files] == [
+        ("x.SAFE/annotation/m.xml", False),
+        ("x.SAFE/measurement/m.tiff", True),
+        ("y_VV.tif", True),
+    ]
+    assert files[2].path == "/vsis3/shelf/p/y_VV.tif"
+    assert [file.relative for file in list_sources(["s3://shelf/q/z_VV.tif"])] == ["z_VV.tif"]
+    with pytest.raises(SarsenseError, match="s3://shelf/none: nothing of this name in the store"):
+        list_sources(["s3://shelf/none"])
+    build([f"{address}/one.tif?sig=a.b"], tmp_path / "corpus", CONFIG, workers=1)
+    assert open_corpus(tmp_path / "corpus").scenes["path"].to_pylist() == ["one.tif"]
