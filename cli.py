@@ -52,7 +52,7 @@ _CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, be
 _BANDS_HELP = "single: a tile is one polarisation; stack: all of --polarisations, in that order (C x H x W)."
 _MULTILOOK_HELP = "Looks of single-look complex rasters, as 1x4 (azimuth x range); auto: pixels about square."
 _SPACING_HELP = "Resample all scenes, on power, to pixels of this many metres; default: each scene's own grid."
-_UNIT_HELP = "How values are stored: power, amplitude or db; for all sources. Without it: product, name, values."
+_UNIT_HELP = "How values are stored: power, amplitude, db or dn (digital numbers, uncalibrated); of all sources."
 
 
 class _Bands(StrEnum):
@@ -308,7 +308,7 @@ def _words(text: str) -> tuple[str, ...]:
 def _build_config(**settings: Any) -> BuildConfig:
     unit = settings.get("unit")
     if unit is not None and unit not in STATED_UNITS:
-        raise typer.BadParameter(f"power, amplitude or db expected, '{unit}' found", param_hint="--unit")
+        raise typer.BadParameter(f"power, amplitude, db or dn expected, '{unit}' found", param_hint="--unit")
     calibrate = settings.get("calibrate")
     if calibrate not in CONVENTIONS:
         raise typer.BadParameter(

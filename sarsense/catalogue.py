@@ -92,7 +92,7 @@ def _table_row(row: Mapping[str, Any], path: Path, number: int) -> Listed:
     said = {field.name: row.get(field.name) or None for field in fields(Stated) if field.name != "explicit"}
     unit = said["unit"]
     if unit is not None and unit not in STATED_UNITS:
-        raise SarsenseError(f"{path}: row {number}: unit '{unit}'; expected power, amplitude or db")
+        raise SarsenseError(f"{path}: row {number}: unit '{unit}'; expected power, amplitude, db or dn")
     try:
         looks = None if said["looks"] is None else float(said["looks"])
     except ValueError:

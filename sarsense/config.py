@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from sarsense.errors import SettingError
 
-StatedUnit = Literal["power", "amplitude", "db"]
-"""the units that a person may state of real values"""
+StatedUnit = Literal["power", "amplitude", "db", "dn"]
+"""what a person may state of values; dn: digital numbers, amplitude without a calibration, also where one is there"""
 STATED_UNITS: tuple[str, ...] = get_args(StatedUnit)
 Bands = Literal["single", "stack"]
 Convention = Literal["sigma0", "beta0", "gamma0", "none"]

@@ -16,7 +16,7 @@ from rasterio.enums import ColorInterp
 
 from sarsense.calibration import Calibration, calibrate
 from sarsense.catalogue import Stated
-from sarsense.config import BuildConfig
+from sarsense.config import BuildConfig, StatedUnit
 from sarsense.errors import SceneError
 from sarsense.geometry import Geometry, Preparation, plan_preparation, read_geometry
 from sarsense.products import Facts, recognise
@@ -281,12 +281,12 @@ def _describe_band(
     stem: str,
     facts: Facts,
     tags: dict[str, str],
-    explicit: Unit | None,
+    explicit: StatedUnit | None,
     listed: tuple[str, ...],
 ) -> Band:
     if dataset.colorinterp[index - 1] == ColorInterp.alpha:
         raise SceneError("the alpha band: says where the others hold data")
-    if facts.quadrature and explicit:
+    if facts.quadrature and explicit not in (None, "dn"):
         raise SceneError(f"I and Q in two bands, --unit {explicit} says they are real; leave --unit out")
     description = dataset.descriptions[index - 1] or ""
     refuse_other_quantities([description])
@@ -298,7 +298,7 @@ def _describe_band(
     if np.issubdtype(dtype, np.inexact):
         sample = sample[sample != 0]  # an untagged fill value far more often than a measurement
     choice = choose_unit(sample, dtype, facts, dataset.units[index - 1] or "", [stem, description], explicit)
-    calibrated = facts.calibration is None or choice.unit == facts.unit
+    calibrated = (facts.calibration is None or choice.unit == facts.unit) and explicit != "dn"
     return Band(
         index=index,
         polarisation=_polarisation(description, facts, tags, stem) or (listed[index - 1] if listed else f"b{index}"),

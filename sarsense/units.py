@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sarsense.config import StatedUnit
 from sarsense.errors import SceneError
 from sarsense.products import Facts
 from sarsense.radiometry import Quantity, Unit
@@ -90,7 +91,7 @@ def refuse_without_signal(sample: np.ndarray, dtype: np.dtype, zero_is_nodata: b
 
 
 def choose_unit(
-    sample: np.ndarray, dtype: np.dtype, facts: Facts, band_unit: str, names: list[str], explicit: Unit | None
+    sample: np.ndarray, dtype: np.dtype, facts: Facts, band_unit: str, names: list[str], explicit: StatedUnit | None
 ) -> UnitChoice:
     """The storage unit of a band, or SceneError with the option to use.
 
@@ -98,7 +99,10 @@ def choose_unit(
     band description, searched for unit words.
     """
     calibrated: Quantity = facts.quantity or _named_quantity(names) or "backscatter"
-    if explicit and explicit != "complex" and np.issubdtype(dtype, np.complexfloating):
+    if explicit == "dn":
+        stored: Unit = "complex" if np.issubdtype(dtype, np.complexfloating) else "amplitude"
+        return UnitChoice(stored, "uncalibrated", "--unit dn: digital numbers", 1.0)
+    if explicit and np.issubdtype(dtype, np.complexfloating):
         raise SceneError(
             f"complex samples (dtype {dtype}), --unit {explicit} says they are real: their imaginary part would be "
             "lost; leave --unit out, their power is I^2 + Q^2"

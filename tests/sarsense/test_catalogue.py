@@ -118,7 +118,7 @@ def test_what_a_list_names_and_is_not_there_is_recorded(folder: Path, tmp_path: 
         ("x.json", '{"type": "Catalog"}', "type 'Catalog' found"),
         ("x.json", '{"type": "Feature", "id": "a"}', "item 'a' has no assets"),
         ("x.csv", "file,unit\na.tif,power\n", "row 1 has no 'path'"),
-        ("x.csv", "path,unit\na.tif,watt\n", "row 1: unit 'watt'; expected power, amplitude or db"),
+        ("x.csv", "path,unit\na.tif,watt\n", "row 1: unit 'watt'; expected power, amplitude, db or dn"),
         ("x.csv", "path,looks\na.tif,many\n", "row 1: looks 'many'; expected a number"),
         ("x.parquet", "no parquet", "cannot be read as a list of scenes"),
     ],

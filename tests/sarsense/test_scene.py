@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
 
 from sarsense.config import BuildConfig
 from sarsense.errors import SceneError
@@ -227,3 +229,42 @@ def test_an_undeclared_fill_value_is_told_with_the_way_to_declare_it(tmp_path):
     scene = describe(path, BuildConfig(tile_size=64, unit="db"))
     power = valid_power(holed, scene.bands[0])
     assert np.isnan(power[:20]).all() and np.isfinite(power[20:]).all()
+
+
+def test_digital_numbers_are_uncalibrated_amplitude_or_complex(tmp_path):
+    config = BuildConfig(tile_size=64, unit="dn")
+    for values, unit in ((np.sqrt(POWER), "amplitude"), (np.sqrt(POWER) * np.complex64(1j), "complex")):
+        band = describe(write_raster(tmp_path / "Sigma0_VV.tif", values), config).bands[0]
+        assert (band.unit, band.quantity, band.evidence) == (unit, "uncalibrated", "--unit dn: digital numbers")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"ENDIANNESS": "BIG"},
+        {"BIGTIFF": "YES"},
+        {"blockysize": 1},
+        {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "zstd", "predictor": 3},
+        {"compress": "lerc", "MAX_Z_ERROR": 0},
+        {"driver": "COG", "blocksize": 128},
+    ],
+)
+def test_the_layout_of_a_file_changes_nothing(tmp_path, layout):
+    plain = describe(write_raster(tmp_path / "plain_VV.tif", DB))
+    path = tmp_path / "laid_VV.tif"
+    if layout.get("driver") == "COG":
+        rasterio.shutil.copy(plain.path, path, **layout)
+    else:
+        write_raster(path, DB, **layout)
+    assert measure_scene(describe(path)) == measure_scene(plain)
+
+
+def test_a_sparse_file_has_no_data_where_it_has_no_blocks(tmp_path):
+    path = tmp_path / "x_VV.tif"
+    profile = {"driver": "GTiff", "height": 256, "width": 256, "count": 1, "dtype": "float32", "crs": "EPSG:32633"}
+    transform = rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
+    blocks = {"tiled": True, "blockxsize": 128, "blockysize": 128, "SPARSE_OK": True}
+    with rasterio.open(path, "w", transform=transform, **profile, **blocks) as dataset:
+        db = (10 * np.log10(speckled_power((128, 128), 4.0, 0))).astype(np.float32)
+        dataset.write(db, 1, window=rasterio.windows.Window(128, 0, 128, 128))
+    assert measure_scene(describe(path)).bands[0].valid_fraction == pytest.approx(0.25)
