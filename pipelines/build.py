@@ -443,6 +443,7 @@ def _finished(out: Path, entries: list[Entry], config: BuildConfig) -> Corpus | 
     same_config = corpus.manifest["config"] == json.loads(json.dumps(asdict(config)))
     if same_config and corpus.manifest["inputs"] == inputs_digest(entries):
         _refuse_changed(out / ".build" / _INPUTS, entries)
+        _refuse_damaged(corpus)
         for entry, row in zip(entries, corpus.scenes.to_pylist(), strict=True):
             entry.status, entry.reason = row["status"], row["reason"] or ""
         return corpus
@@ -451,6 +452,18 @@ def _finished(out: Path, entries: list[Entry], config: BuildConfig) -> Corpus | 
         f"{out}: holds the finished corpus '{corpus.name}' made from {what}; "
         "choose another --out, or delete the folder first"
     )
+
+
+def _refuse_damaged(corpus: Corpus) -> None:
+    """CorpusError where a shard is missing or of another size. What it holds is for `sarsense shards verify` to say."""
+    for shard in corpus.shards:
+        path = corpus.root / shard.path
+        found = path.stat().st_size if path.is_file() else None
+        if found != shard.bytes:
+            what = "missing" if found is None else f"{found} bytes, expected {shard.bytes}"
+            raise CorpusError(
+                f"{path}: {what}; remove {corpus.root / 'corpus.json'} and run the same command to build it again"
+            )
 
 
 def _refuse_changed(path: Path, entries: list[Entry]) -> None:

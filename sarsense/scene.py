@@ -269,6 +269,8 @@ def signal_and_floor(
         values = np.maximum(values.astype(np.float32), np.float32(0.5))
     elif np.issubdtype(values.dtype, np.inexact):
         valid &= values != 0
+    if band.unit == "amplitude":
+        valid &= values >= 0  # squared, a fill value of -9999 would be the brightest of all
     with np.errstate(over="ignore", invalid="ignore"):
         power = to_power(values, band.unit, band.scale_factor)
     power[~(valid & (power > 0) & np.isfinite(power))] = np.nan

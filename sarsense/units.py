@@ -99,6 +99,12 @@ def choose_unit(
     band description, searched for unit words.
     """
     calibrated: Quantity = facts.quantity or _named_quantity(names) or "backscatter"
+    negative = float(np.mean(sample < 0)) if sample.size and np.isrealobj(sample) else 0.0
+    if explicit not in (None, "db") and negative > 0.5:
+        raise SceneError(
+            f"--unit {explicit}, but {negative:.0%} of its values are negative, as those of dB are; give --unit db for "
+            "it, or leave --unit out"
+        )
     if explicit == "dn":
         stored: Unit = "complex" if np.issubdtype(dtype, np.complexfloating) else "amplitude"
         return UnitChoice(stored, "uncalibrated", "--unit dn: digital numbers", 1.0)
@@ -109,7 +115,8 @@ def choose_unit(
         )
     if explicit:
         quantity = calibrated if np.issubdtype(dtype, np.inexact) else facts.quantity or "uncalibrated"
-        return UnitChoice(explicit, quantity, f"--unit {explicit}", 1.0)
+        doubt = ", though none of its values is negative" if explicit == "db" and negative == 0 else ""
+        return UnitChoice(explicit, quantity, f"--unit {explicit}{doubt}", 1.0)
     if facts.unit:
         return UnitChoice(facts.unit, calibrated, facts.evidence, 1.0)
     if np.issubdtype(dtype, np.complexfloating):
@@ -126,6 +133,11 @@ def choose_unit(
     if len(said) > 1:
         raise SceneError(f"its names say {' and '.join(sorted(said))} at once; give --unit")
     looks_db, share = _looks_like_db(sample)
+    if not looks_db and (fills := [fill for fill in _FILLS if np.count_nonzero(sample == fill) > 1]):
+        raise SceneError(
+            f"holds {fills[0]:g} more than once, a fill value that is not declared as no data: declare it "
+            f"(gdal_edit.py -a_nodata {fills[0]:g} FILE), or give --unit"
+        )
     if not said and not looks_db and share == 0 and (snap := next(filter(_SNAP.match, names), None)):
         return UnitChoice("power", calibrated, f"name {snap}: linear, as SNAP names bands", 0.9)
     if said:
@@ -138,11 +150,6 @@ def choose_unit(
         return UnitChoice(unit, calibrated, f"name or unit tag says {unit}", 0.9)
     if looks_db:
         return UnitChoice("db", calibrated, f"values: {share:.0%} negative, as dB", share)
-    if fills := [fill for fill in _FILLS if np.count_nonzero(sample == fill) > 1]:
-        raise SceneError(
-            f"holds {fills[0]:g} more than once, a fill value that is not declared as no data: declare it "
-            f"(gdal_edit.py -a_nodata {fills[0]:g} FILE), or give --unit"
-        )
     if share > 0.01:
         raise SceneError(
             f"signed values ({share:.0%} negative, {sample.min():.3g} to {sample.max():.3g}) that are not dB: "

@@ -66,7 +66,12 @@ def paired_files(root: Path) -> list[tuple[Path, Path]]:
         if (root / images).is_dir() and (root / labels).is_dir():
             break
     else:
-        raise Dic3lError(f"{root}: folders scenes and labels, or images and masks, expected; not found")
+        if not root.is_dir():
+            raise Dic3lError(f"{root}: no such folder")
+        raise Dic3lError(
+            f"{root}: folders scenes and labels, or images and masks, expected, not found; OMBRIA is read by "
+            "--layout ombria"
+        )
     files, labelled = _rasters(root / images), _rasters(root / labels)
     if not files:
         raise Dic3lError(f"{root / images}: no image (.tif, .tiff or .png)")

@@ -172,6 +172,22 @@ def test_a_finished_build_is_not_done_again_and_another_one_is_refused(scenes: P
     assert content(reference) == before
 
 
+def test_a_finished_corpus_that_lost_a_shard_is_not_called_built(scenes: Path, reference: Path, tmp_path: Path):
+    for damage in ("missing", "bytes, expected"):
+        copy = tmp_path / damage.partition(" ")[0]
+        shutil.copytree(reference, copy)
+        shard = copy / open_corpus(copy).shards[0].path
+        if damage == "missing":
+            shard.unlink()
+        else:
+            os.truncate(shard, 1000)
+        with pytest.raises(CorpusError, match=rf"{damage}.*remove .*corpus\.json and run the same command"):
+            build([str(scenes)], copy, CONFIG, workers=0)
+        (copy / "corpus.json").unlink()
+        build([str(scenes)], copy, CONFIG, workers=0)
+        assert content(copy) == content(reference)
+
+
 def test_verify_sees_every_file_that_was_changed_removed_or_added(reference: Path, tmp_path: Path):
     def change(name: str, column: str, value: float) -> Callable[[Path], None]:
         def edit(corpus: Path) -> None:

@@ -268,3 +268,21 @@ def test_a_sparse_file_has_no_data_where_it_has_no_blocks(tmp_path):
         db = (10 * np.log10(speckled_power((128, 128), 4.0, 0))).astype(np.float32)
         dataset.write(db, 1, window=rasterio.windows.Window(128, 0, 128, 128))
     assert measure_scene(describe(path)).bands[0].valid_fraction == pytest.approx(0.25)
+
+
+def test_a_stated_unit_that_the_signs_of_the_values_deny_is_refused(tmp_path):
+    path = write_raster(tmp_path / "x.tif", DB)
+    for unit in ("amplitude", "power", "dn"):
+        with pytest.raises(SceneError, match=rf"--unit {unit}, but \d+% of its values are negative, as those of dB"):
+            describe(path, BuildConfig(tile_size=64, unit=unit))
+    positive = describe(write_raster(tmp_path / "y.tif", POWER), BuildConfig(tile_size=64, unit="db"))
+    assert "though none of its values is negative" in positive.bands[0].evidence
+
+
+def test_a_negative_amplitude_is_no_data(tmp_path):
+    amplitude = np.sqrt(POWER)
+    amplitude[:10] = -9999
+    path = write_raster(tmp_path / "x.tif", amplitude)
+    band = describe(path, BuildConfig(tile_size=64, unit="amplitude")).bands[0]
+    power = valid_power(amplitude, band)
+    assert np.isnan(power[:10]).all() and np.allclose(power[10:], POWER[10:], rtol=1e-5)
