@@ -371,9 +371,8 @@ def _print_scan(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_build(summary: Any) -> None:
-    typer.echo(
-        f"{summary.name}: {summary.out}{' (already built; `sarsense shards verify` checks every byte)' if summary.already_built else ''}"
-    )
+    already = " (already built; `sarsense shards verify` checks every byte)" if summary.already_built else ""
+    typer.echo(f"{summary.name}: {summary.out}{already}")
     typer.echo(
         f"  {summary.files} files: {summary.scenes_used} scenes used, {summary.scenes_duplicate} duplicates, "
         f"{summary.scenes_refused} refused, {summary.sidecars} not rasters"
