@@ -13,7 +13,7 @@ from sarsense.normalize import BINS, MeasuredBand, histogram_db
 from sarsense.radiometry import to_db
 from sarsense.raster import masked_rows, open_raster, read_rows, strips
 from sarsense.scene import Band, Scene, valid_power
-from sarsense.speckle import BLOCK, BlockStatistics, estimate_enl, local_mean
+from sarsense.speckle import BLOCK, SIZE, BlockStatistics, boxcar, estimate_enl
 
 _STRIP_PIXELS = 8 * 2**20
 _PLAUSIBLE_DB = (-50.0, 25.0)
@@ -71,7 +71,7 @@ def _measure_band(dataset: Any, scene: Scene, band: Band, digest: Any) -> BandMe
     histogram = np.zeros(BINS, np.int64)
     blocks = BlockStatistics()
     total, valid = 0.0, 0
-    halo = BLOCK // 2
+    halo = SIZE // 2
     # strips of whole blocks, so that the block statistics do not depend on the strip
     rows = max(_STRIP_PIXELS // scene.width // BLOCK, 10) * BLOCK
     for first, last in strips(scene.height, rows):
@@ -80,7 +80,7 @@ def _measure_band(dataset: Any, scene: Scene, band: Band, digest: Any) -> BandMe
         values = read_rows(dataset, band.index, top, bottom)
         digest.update(np.ascontiguousarray(values[inner]).data)
         power = valid_power(values, band, row=top, masked=masked_rows(dataset, band.index, top, bottom))
-        despeckled = local_mean(power)[inner]
+        despeckled = boxcar(power)[inner]
         power = power[inner]
         histogram += histogram_db(to_db(despeckled))
         blocks.add(power)

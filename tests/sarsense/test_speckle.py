@@ -1,18 +1,40 @@
 import numpy as np
 import pytest
-from scipy.ndimage import uniform_filter
 
-from sarsense.speckle import BLOCK, BlockStatistics, estimate_enl, local_mean, log_bias_db, log_std_db
+from sarsense.speckle import (
+    BLOCK,
+    BlockStatistics,
+    amplitude_cv,
+    combined_looks,
+    estimate_enl,
+    log_bias_db,
+    log_std_db,
+)
 from tests.conftest import speckled_power
 
-# SAR.md section 2.1 (computed with scipy from Gamma(L, 1/L)): looks -> standard deviation and bias, dB
-TABLE = {1: (5.570, -2.507), 2: (3.488, -1.174), 4: (2.314, -0.565), 4.4: (2.193, -0.512), 9: (1.489, -0.246)}
+# SAR.md section 2.1: looks -> standard deviation and bias of log speckle in dB, variation of the amplitude
+TABLE = {
+    1: (5.570, -2.507, 0.5227),
+    2: (3.488, -1.174, 0.3630),
+    4: (2.314, -0.565, 0.2536),
+    4.4: (2.193, -0.512, 0.2415),
+    9: (1.489, -0.246, 0.1678),
+    16: (1.103, -0.137, 0.1255),
+    100: (0.435, -0.022, 0.0500),
+}
 
 
 @pytest.mark.parametrize("looks", TABLE)
 def test_log_speckle_follows_the_table(looks):
     assert log_std_db(looks) == pytest.approx(TABLE[looks][0], abs=6e-4)
     assert log_bias_db(looks) == pytest.approx(TABLE[looks][1], abs=6e-4)
+    assert amplitude_cv(looks) == pytest.approx(TABLE[looks][2], abs=6e-5)
+
+
+def test_looks_of_a_product_of_speckles_are_those_that_are_drawn():
+    rng = np.random.default_rng(4)
+    product = rng.gamma(4, 1 / 4, 10**6) * rng.gamma(3, 1 / 3, 10**6)
+    assert combined_looks(4, 3) == pytest.approx(product.mean() ** 2 / product.var(), rel=0.01)
 
 
 @pytest.mark.parametrize("looks", [1.0, 4.0, 16.0])
@@ -55,18 +77,3 @@ def test_too_few_blocks_give_no_enl():
     statistics = BlockStatistics()
     statistics.add(speckled_power((35, 35), 4.0, seed=0))
     assert estimate_enl(statistics) is None
-
-
-def test_local_mean_is_scipys_uniform_filter_where_all_is_valid():
-    power = speckled_power((60, 70), 1.0, seed=2)
-    expected = uniform_filter(power.astype(np.float64), 7, mode="mirror")
-    inner = np.s_[3:-3, 3:-3]
-    np.testing.assert_allclose(local_mean(power)[inner], expected[inner], rtol=1e-5)
-
-
-def test_masked_pixels_stay_masked_and_do_not_bleed():
-    power = np.full((40, 40), 2.0, np.float32)
-    power[10:20, 15:30] = np.nan
-    filtered = local_mean(power)
-    np.testing.assert_array_equal(np.isnan(filtered), np.isnan(power))
-    np.testing.assert_allclose(filtered[np.isfinite(filtered)], 2.0, rtol=1e-6)

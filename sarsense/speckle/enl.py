@@ -1,8 +1,7 @@
-"""Speckle statistics: what L looks do to intensity, and how many looks a scene has.
+"""The equivalent number of looks (ENL) of a scene, without supervision.
 
-Fully developed speckle on intensity: I = R s, with s ~ Gamma(L, 1/L), so E[s] = 1 and Var[s] = 1/L
-(Oliver & Quegan, Understanding Synthetic Aperture Radar Images, 2004, ch. 4). Filters are not here yet but for
-the plain multilook mean, which needs no L and so lets a scene be measured in one pass.
+Most small blocks of a scene hold texture, edges or targets as well as speckle, and vary more than speckle does; those
+that hold one ground alone pile up at what speckle does. So the mode of a local statistic tells the looks.
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import cast
 
-import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import brentq
-from scipy.special import digamma, polygamma
+from scipy.special import polygamma
 
-DB = 10.0 / np.log(10.0)
 BLOCK = 7
 """side of the square blocks, in pixels, in which local statistics are taken"""
 
@@ -24,31 +21,6 @@ _CV_EDGES = np.geomspace(0.01, 10.0, 1201)
 _LOGVAR_EDGES = np.geomspace(1e-4, 30.0, 1201)
 _SMOOTHING_BINS = 8.0
 _MIN_BLOCKS = 100
-
-
-def log_bias_db(looks: float) -> float:
-    """b(L): mean of 10 log10(s) for unit-mean speckle of L looks, in dB (negative; -2.507 at L = 1)."""
-    return float(DB * (digamma(looks) - np.log(looks)))
-
-
-def log_std_db(looks: float) -> float:
-    """s(L): standard deviation of 10 log10(s), in dB (5.570 at L = 1)."""
-    return float(DB * np.sqrt(polygamma(1, looks)))
-
-
-def local_mean(power: np.ndarray, size: int = BLOCK) -> np.ndarray:
-    """Mean of the valid pixels in a size x size window: the boxcar filter (spatial multilooking).
-
-    `power`: float32 H x W, NaN where not valid. Invalid pixels stay NaN and weigh nothing in their
-    neighbours' means (normalised convolution); borders are reflected.
-    """
-    valid = np.isfinite(power)
-    weight = cv2.boxFilter(valid.astype(np.float32), -1, (size, size), borderType=cv2.BORDER_REFLECT)
-    total = cv2.boxFilter(np.where(valid, power, np.float32(0)), -1, (size, size), borderType=cv2.BORDER_REFLECT)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = total / weight
-    mean[~valid] = np.nan
-    return mean
 
 
 @dataclass

@@ -1,0 +1,31 @@
+"""Speckle: its statistics, the looks of a scene, and filters that take it away."""
+
+from sarsense.speckle.denoise import nonlocal_means, wavelet
+from sarsense.speckle.edges import refined_lee
+from sarsense.speckle.enl import BLOCK, BlockStatistics, Enl, estimate_enl
+from sarsense.speckle.filters import SIZE, boxcar, frost, gamma_map, kuan, lee
+from sarsense.speckle.sigma import lee_sigma, sigma_range
+from sarsense.speckle.statistics import DB, amplitude_cv, combined_looks, log_bias_db, log_std_db
+
+__all__ = [
+    "BLOCK",
+    "DB",
+    "SIZE",
+    "BlockStatistics",
+    "Enl",
+    "amplitude_cv",
+    "boxcar",
+    "combined_looks",
+    "estimate_enl",
+    "frost",
+    "gamma_map",
+    "kuan",
+    "lee",
+    "lee_sigma",
+    "log_bias_db",
+    "log_std_db",
+    "nonlocal_means",
+    "refined_lee",
+    "sigma_range",
+    "wavelet",
+]
