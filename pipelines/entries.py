@@ -86,6 +86,9 @@ def scene_row(entry: Entry) -> dict[str, Any]:
     if measured is not None:
         row |= {
             "enl": [band.enl for band in measured.bands],
+            "enl_by_cv": [band.enl_by_cv for band in measured.bands],
+            "enl_by_log_variance": [band.enl_by_log_variance for band in measured.bands],
+            "enl_confidence": [band.enl_confidence for band in measured.bands],
             "mean_db": [band.mean_db for band in measured.bands],
             "valid_fraction": float(np.mean([band.valid_fraction for band in measured.bands])),
             "content_hash": measured.content_hash,

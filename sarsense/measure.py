@@ -29,6 +29,8 @@ class BandMeasurement:
     enl: float | None
     enl_by_cv: float | None
     enl_by_log_variance: float | None
+    enl_confidence: float | None
+    """0 to 1, see `sarsense.speckle.Enl`"""
     mean_db: float
     """10 log10 of the mean power"""
     valid_fraction: float
@@ -105,6 +107,7 @@ def _measure_band(dataset: Any, scene: Scene, band: Band, digest: Any) -> BandMe
         enl=None if enl is None else round(enl.looks, 4),
         enl_by_cv=None if enl is None else round(enl.by_cv, 4),
         enl_by_log_variance=None if enl is None else round(enl.by_log_variance, 4),
+        enl_confidence=None if enl is None else round(enl.confidence, 4),
         mean_db=round(mean_db, 4),
         valid_fraction=valid / (scene.height * scene.width),
     )

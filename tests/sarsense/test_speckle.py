@@ -53,14 +53,36 @@ def _textured_scene(looks: float, seed: int) -> np.ndarray:
     return (ground * rng.gamma(looks, 1 / looks, ground.shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("looks", [1.0, 4.0, 10.0, 30.0])
+@pytest.mark.parametrize("looks", [1.0, 3.0, 4.4, 10.0, 50.0])
 def test_enl_is_found_beside_texture_and_edges(looks):
     statistics = BlockStatistics()
     statistics.add(_textured_scene(looks, seed=3))
     enl = estimate_enl(statistics)
     assert enl is not None
-    assert enl.looks == pytest.approx(looks, rel=0.12)
+    assert enl.looks == pytest.approx(looks, rel=0.1)
+    assert enl.by_cv == pytest.approx(looks, rel=0.15)
+    assert enl.by_log_variance == pytest.approx(looks, rel=0.15)
     assert enl.disagreement < 0.2
+    assert enl.confidence > 0.7
+
+
+def test_smooth_slopes_of_the_ground_do_not_count_as_speckle():
+    slope = 10 ** (np.linspace(-2.0, 2.0, 700) / 10)[:, None] * 10 ** (np.sin(np.arange(700) / 20) / 10)
+    statistics = BlockStatistics()
+    statistics.add((speckled_power((700, 700), 40.0, seed=6) * slope).astype(np.float32))
+    enl = estimate_enl(statistics)
+    assert enl is not None
+    assert enl.looks == pytest.approx(40.0, rel=0.1)
+
+
+def test_looks_that_the_two_estimators_do_not_agree_on_are_not_trusted():
+    clipped = np.minimum(speckled_power((700, 700), 1.0, seed=6, mean_db=0.0), 0.7)
+    statistics = BlockStatistics()
+    statistics.add(clipped)
+    enl = estimate_enl(statistics)
+    assert enl is not None
+    assert enl.disagreement > 0.3
+    assert enl.confidence < 0.4
 
 
 def test_block_statistics_add_up_over_strips_exactly():
@@ -69,7 +91,7 @@ def test_block_statistics_add_up_over_strips_exactly():
     whole.add(scene)
     for first in range(0, len(scene), 6 * BLOCK):
         parts.add(scene[first : first + 6 * BLOCK])
-    np.testing.assert_array_equal(whole.cv, parts.cv)
+    np.testing.assert_array_equal(whole.cv2, parts.cv2)
     np.testing.assert_array_equal(whole.log_variance, parts.log_variance)
 
 
