@@ -18,7 +18,7 @@ from sarsense.config import BuildConfig
 from sarsense.cut import Channel, cut_scene
 from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement, measure_scene
-from sarsense.normalize import group_range
+from sarsense.normalize import group_ranges
 from sarsense.raster import open_raster, read_rows, strips
 from sarsense.scene import Scene, describe_scene
 
@@ -60,7 +60,7 @@ def cut(path: Path) -> None:
     scene = scan(path)
     measured = Measurement.from_json(read_json(path.parent / "measured.json"))
     band, found = scene.bands[0], measured.bands[0]
-    channel = Channel(scene, band, found.enl, group_range([found.pooled()]))
+    channel = Channel(scene, band, found.enl, group_ranges({"": [found.pooled()]})[""])
     cut_scene([[channel]], scene.name, BuildConfig(tile_size=TILE), path.parent / "codes")
 
 

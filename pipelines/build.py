@@ -42,7 +42,7 @@ from sarsense.dedup import duplicate_row, exact_duplicates
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement
-from sarsense.normalize import GroupRange, group_range
+from sarsense.normalize import GroupRange, group_ranges
 from sarsense.scene import Scene
 from sarsense.shards import Shard
 from sarsense.sidecars import still_holds
@@ -238,7 +238,7 @@ def _ranges(entries: list[Entry]) -> dict[str, GroupRange]:
         if entry.status == "used" and entry.scene and entry.measurement:
             for band, measured in zip(entry.scene.bands, entry.measurement.bands, strict=True):
                 groups[entry.scene.group(band)].append(measured.pooled())
-    return {name: group_range(bands) for name, bands in sorted(groups.items())}
+    return group_ranges(groups)
 
 
 def _cut_all(

@@ -23,7 +23,7 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
 from sarsense.errors import SceneError
 from sarsense.measure import Measurement, measure_scene
-from sarsense.normalize import GroupRange, encode, enl_bias_db, group_range
+from sarsense.normalize import GroupRange, encode, enl_bias_db, group_ranges
 from sarsense.radiometry import to_db
 from sarsense.raster import masked_rows, open_raster, pixel_window, read_rows
 from sarsense.scene import Scene, describe_scene, valid_power
@@ -114,7 +114,7 @@ def _ranges(scenes: Sequence[Scene], measured: Sequence[Measurement], corpus: Co
         for band, values in zip(scene.bands, measurement.bands, strict=True):
             pooled.setdefault(scene.group(band), []).append(values.pooled())
     if corpus is None:
-        return {name: group_range(bands) for name, bands in pooled.items()}
+        return group_ranges(pooled)
     known = corpus.manifest["groups"]
     if missing := sorted(pooled.keys() - known.keys()):
         raise ConfigError(

@@ -1,18 +1,24 @@
 """Despeckle-aware normalisation: measured statistics -> 8-bit codes, and back.
 
 The range of a group (sensor, mode, polarisation, quantity) is measured on *despeckled* dB, so that speckle tails and
-point targets do not set it, and then widened by `SPECKLE_MARGIN` standard deviations of the log-speckle of the
-group, so that the speckle itself is not clipped. Code 0 is no data; codes 1 to 255 are equal steps of dB.
+point targets do not set it, and then widened by `SPECKLE_MARGIN` standard deviations of log-speckle, so that the
+speckle itself is not clipped. Code 0 is no data; codes 1 to 255 are equal steps of dB.
+
+Three things make the same ground the same code whoever looked at it. What a filter leaves of the speckle depends on the
+looks and would widen the histogram of some: all are blurred to what it leaves of a single look. A few scenes unlike the
+others do not move the range: at each level no scene counts more than all but a few do. And the margin is one for all
+groups of a corpus, that of the one with the fewest looks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from sarsense.speckle import log_bias_db, log_std_db
+from sarsense.speckle import SIZE, log_bias_db, log_std_db
 
 BIN_DB = 0.05
 _LOWEST_DB, _HIGHEST_DB = -150.0, 150.0
@@ -20,6 +26,12 @@ BINS = round((_HIGHEST_DB - _LOWEST_DB) / BIN_DB)
 PERCENTILES = (0.1, 99.9)
 SPECKLE_MARGIN = 2.0
 _MIN_SPAN_DB = 3.0
+_LEVEL_BINS = 10
+"""bins of half a dB, in which scenes are compared"""
+_UNLIKE_SHARE, _ENOUGH_SCENES = 0.03, 10
+"""of the scenes of a group, as many may be unlike the others, from so many scenes on"""
+_FINENESS = 16
+"""of a pixel, after blurring: whole numbers add up exactly in any order"""
 CODES = 254
 """steps between the lowest valid code, 1, and the highest, 255"""
 
@@ -31,14 +43,14 @@ def histogram_db(db: np.ndarray) -> np.ndarray:
     return np.bincount(index, minlength=BINS)
 
 
-def percentile_db(histogram: np.ndarray, percent: float) -> float:
+def percentile_db(histogram: np.ndarray, percent: float, bin_db: float = BIN_DB) -> float:
     """The dB value below which `percent` of the counts lie, linear inside the bin."""
     cumulative = np.cumsum(histogram)
     target = cumulative[-1] * percent / 100.0
     index = int(np.searchsorted(cumulative, target))
     before = cumulative[index - 1] if index else 0
     inside = (target - before) / max(int(histogram[index]), 1)
-    return _LOWEST_DB + (index + float(inside)) * BIN_DB
+    return _LOWEST_DB + (index + float(inside)) * bin_db
 
 
 @dataclass(frozen=True)
@@ -58,27 +70,80 @@ class GroupRange:
     hi_db: float
     pixels: int
     speckle_std_db: float
+    """s(L) of the noisiest scenes of the group, but for a few"""
 
     @property
     def step_db(self) -> float:
         return (self.hi_db - self.lo_db) / CODES
 
 
-def group_range(bands: Iterable[MeasuredBand]) -> GroupRange:
-    """The range of the pooled bands. Does not depend on their order: sums are of integers or sorted."""
-    bands = list(bands)
-    pooled = np.sum([band.histogram for band in bands], axis=0)
-    known = sorted((band.enl, int(band.histogram.sum())) for band in bands if band.enl)
-    pixels = int(pooled.sum())
-    weight = sum(count for _, count in known)
-    spread = sum(log_std_db(enl) * count for enl, count in known) / weight if weight else 0.0
-    lo, hi = (percentile_db(pooled, percent) for percent in PERCENTILES)
-    if hi - lo < _MIN_SPAN_DB:  # a nearly constant group: keep steps that mean something
+def group_ranges(groups: Mapping[str, Iterable[MeasuredBand]]) -> dict[str, GroupRange]:
+    """The range of each group of a corpus, by its name.
+
+    Does not depend on the order of groups or bands: sums are of whole numbers, or sorted. Groups of 8-bit pictures
+    (`.../display`) have margins of their own, all others that of the group with the most speckle.
+    """
+    pooled = {name: list(bands) for name, bands in sorted(groups.items())}
+    spreads = {name: _speckle_std_db(bands) for name, bands in pooled.items()}
+    most = max((spread for name, spread in spreads.items() if not _is_display(name)), default=0.0)
+    ranges = {}
+    for name, bands in pooled.items():
+        lo, hi = _ground_range(bands)
+        margin = SPECKLE_MARGIN * (spreads[name] if _is_display(name) else most)
+        pixels = sum(int(band.histogram.sum()) for band in bands)
+        # rounded to a hundredth, so that the range reads well and survives JSON exactly
+        ranges[name] = GroupRange(round(lo - margin, 2), round(hi + margin, 2), pixels, round(spreads[name], 4))
+    return ranges
+
+
+def _is_display(group: str) -> bool:
+    return group.endswith("/display")
+
+
+def _speckle_std_db(bands: list[MeasuredBand]) -> float:
+    """The s(L) that all but `_UNLIKE_SHARE` of the pixels do not exceed; 0 where no looks are known."""
+    known = sorted((log_std_db(band.enl), int(band.histogram.sum())) for band in bands if band.enl)
+    if not known:
+        return 0.0
+    below = np.cumsum([count for _, count in known])
+    return known[int(np.searchsorted(below, (1 - _UNLIKE_SHARE) * below[-1]))][0]
+
+
+def _ground_range(bands: list[MeasuredBand]) -> tuple[float, float]:
+    """The `PERCENTILES` of the ground's dB, at least `_MIN_SPAN_DB` apart: those of a nearly constant group are not."""
+    levels = np.array([_blurred(band).reshape(-1, _LEVEL_BINS).sum(axis=1) for band in bands])
+    total = _without_unlike(levels)
+    lo, hi = (percentile_db(total, percent, BIN_DB * _LEVEL_BINS) for percent in PERCENTILES)
+    if hi - lo < _MIN_SPAN_DB:
         middle = (lo + hi) / 2
         lo, hi = middle - _MIN_SPAN_DB / 2, middle + _MIN_SPAN_DB / 2
-    margin = SPECKLE_MARGIN * spread
-    # rounded to a hundredth, so that the range reads well and survives JSON exactly
-    return GroupRange(round(lo - margin, 2), round(hi + margin, 2), pixels, round(spread, 4))
+    return lo, hi
+
+
+def _without_unlike(levels: np.ndarray) -> np.ndarray:
+    """Sum over scenes of int64 (scenes, levels), where at each level no scene counts more than the next after the
+    `_UNLIKE_SHARE` of scenes that have the most there: what only they have is left out."""
+    scenes = len(levels)
+    unlike = math.ceil(_UNLIKE_SHARE * scenes) if scenes >= _ENOUGH_SCENES else 0
+    cap = np.partition(levels, scenes - 1 - unlike, axis=0)[scenes - 1 - unlike]
+    return np.minimum(levels, cap).sum(axis=0)
+
+
+def _blurred(band: MeasuredBand) -> np.ndarray:
+    """The histogram as if the scene had been seen with one look: `_FINENESS` times the counts, int64 (`BINS`).
+
+    A boxcar of SIZE^2 pixels leaves speckle of L SIZE^2 looks, nearly Gaussian in dB: variances add up.
+    """
+    missing = 0.0
+    if band.enl is not None:
+        missing = log_std_db(SIZE * SIZE) ** 2 - log_std_db(max(band.enl, 1.0) * SIZE * SIZE) ** 2
+    spread = math.sqrt(max(missing, 0.0)) / BIN_DB
+    if spread < 0.5:
+        return band.histogram * _FINENESS
+    offsets = np.arange(-math.ceil(4 * spread), math.ceil(4 * spread) + 1)
+    kernel = np.exp(-0.5 * (offsets / spread) ** 2)
+    blurred = np.convolve(band.histogram * float(_FINENESS), kernel / kernel.sum(), mode="same")
+    return np.rint(blurred).astype(np.int64)
 
 
 def enl_bias_db(enl: float | None, quantity: str) -> float:
