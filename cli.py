@@ -50,6 +50,7 @@ _CORPUS = typer.Argument(metavar="CORPUS", help="Folder of a finished corpus.")
 _JSON = typer.Option("--json", help="Print JSON for machines.")
 _CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, beta0, gamma0; none: digital numbers."
 _BANDS_HELP = "single: a tile is one polarisation; stack: all of --polarisations, in that order (C x H x W)."
+_CONTENT_HELP = "speckled: as seen; despeckled: refined Lee, 7 x 7; both: the one after the other, as channels."
 _MULTILOOK_HELP = "Looks of single-look complex rasters, as 1x4 (azimuth x range); auto: pixels about square."
 _SPACING_HELP = "Resample all scenes, on power, to pixels of this many metres; default: each scene's own grid."
 _UNIT_HELP = "How values are stored: power, amplitude, db or dn (digital numbers, uncalibrated); of all sources."
@@ -58,6 +59,12 @@ _UNIT_HELP = "How values are stored: power, amplitude, db or dn (digital numbers
 class _Bands(StrEnum):
     single = "single"
     stack = "stack"
+
+
+class _Content(StrEnum):
+    speckled = "speckled"
+    despeckled = "despeckled"
+    both = "both"
 
 
 class _Split(StrEnum):
@@ -153,6 +160,7 @@ def _build(
     stride: Annotated[int | None, typer.Option(help="Pixels between tiles; default: the tile size.")] = None,
     polarisations: Annotated[str, typer.Option(help="Take only these, separated by commas; empty: all.")] = "",
     bands: Annotated[_Bands, typer.Option(help=_BANDS_HELP)] = _Bands.single,
+    content: Annotated[_Content, typer.Option(help=_CONTENT_HELP)] = _Content.speckled,
     unit: Annotated[str | None, typer.Option(help=_UNIT_HELP)] = None,
     calibrate: Annotated[str, typer.Option(help=_CALIBRATE_HELP)] = _BUILD.calibrate,
     multilook: Annotated[str, typer.Option(help=_MULTILOOK_HELP)] = _BUILD.multilook,
@@ -184,6 +192,7 @@ def _build(
         stride=stride,
         polarisations=_words(polarisations),
         bands=bands.value,
+        content=content.value,
         unit=unit,
         calibrate=calibrate,
         multilook=multilook,

@@ -62,7 +62,9 @@ class Stream:
                 f"found {crop_size}; give a smaller --crop-size, or build larger tiles"
             )
         if channels != 1:
-            raise ConfigError(f"tiles: expected one channel, found {channels}; build the corpus with --bands single")
+            raise ConfigError(
+                f"tiles: expected one channel, found {channels}; build the corpus with --bands single and one content"
+            )
         cv2.setNumThreads(1)  # parallel over batches instead, which costs no synchronisation
         self.tiles, self.config, self.rank, self.world = tiles, config, rank, world
         self.tile_hw = (height, width)

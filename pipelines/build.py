@@ -37,7 +37,7 @@ from pipelines.stacks import join_stacks, refuse_broken
 from pipelines.tasks import cut_task, measure_task, prepare_task, scan_task, shard_task
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, array_shape, corpus_digest, open_corpus, write_manifest, write_tables
-from sarsense.cut import Channel, scene_digest, scene_id
+from sarsense.cut import Channel, scene_digest, scene_id, why_not_despeckled
 from sarsense.dedup import duplicate_row, exact_duplicates
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.files import read_json, write_json
@@ -108,6 +108,7 @@ def build(
         scene_duplicates = _drop_duplicate_scenes(entries)
         refuse_broken(entries)
         ranges = _ranges(entries)
+        _note_unfiltered(entries, config)
         _cut_all(entries, ranges, config, work, runner, progress)
         tiles, tile_duplicates = _drop_duplicate_tiles(entries)
         if not tiles:
@@ -241,6 +242,18 @@ def _ranges(entries: list[Entry]) -> dict[str, GroupRange]:
     return group_ranges(groups)
 
 
+def _note_unfiltered(entries: list[Entry], config: BuildConfig) -> None:
+    """Say of the scenes that --content wants filtered why some are left as they are."""
+    for entry in entries:
+        if config.content == "speckled" or entry.scene is None or entry.measurement is None:
+            continue
+        told = []
+        for band, measured in zip(entry.scene.bands, entry.measurement.bands, strict=True):
+            if reason := why_not_despeckled(entry.scene, band, measured.enl):
+                told.append(f"{band.polarisation} is not despeckled: {reason}")
+        entry.scene = replace(entry.scene, notes=(*entry.scene.notes, *told))
+
+
 def _cut_all(
     entries: list[Entry],
     ranges: dict[str, GroupRange],
@@ -279,9 +292,16 @@ def _channels(entry: Entry, ranges: dict[str, GroupRange], config: BuildConfig) 
             bounds = ranges[member.scene.group(band)]
             found.append((band.polarisation, Channel(member.scene, band, measured.enl, bounds)))
     if config.bands == "single":
-        return [[channel] for _, channel in found]
+        return [_contents([channel], config) for _, channel in found]
     by_polarisation = dict(found)
-    return [[by_polarisation[polarisation] for polarisation in config.polarisations]]
+    return [_contents([by_polarisation[polarisation] for polarisation in config.polarisations], config)]
+
+
+def _contents(channels: list[Channel], config: BuildConfig) -> list[Channel]:
+    """The channels as --content wants them: of both, all speckled ones come first."""
+    speckled = channels if config.content != "despeckled" else []
+    despeckled = [replace(channel, despeckled=True) for channel in channels] if config.content != "speckled" else []
+    return [*speckled, *despeckled]
 
 
 def _drop_duplicate_tiles(entries: list[Entry]) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -372,7 +392,7 @@ def _description(tile: dict[str, Any], ranges: dict[str, GroupRange]) -> dict[st
     """
     normalization = [_normalization(channel, ranges[channel["group"]]) for channel in tile["channels"]]
     names = (
-        "key scene source band polarisation group sensor mode datetime row col crs transform lon lat "
+        "key scene source band polarisation content group sensor mode datetime row col crs transform lon lat "
         "spacing_x_m spacing_y_m valid_fraction mean_db enl split"
     )
     base = {name: tile[name] for name in names.split()}

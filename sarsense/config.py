@@ -12,6 +12,7 @@ StatedUnit = Literal["power", "amplitude", "db", "dn"]
 """what a person may state of values; dn: digital numbers, amplitude without a calibration, also where one is there"""
 STATED_UNITS: tuple[str, ...] = get_args(StatedUnit)
 Bands = Literal["single", "stack"]
+Content = Literal["speckled", "despeckled", "both"]
 Convention = Literal["sigma0", "beta0", "gamma0", "none"]
 CONVENTIONS: tuple[str, ...] = get_args(Convention)
 
@@ -31,6 +32,8 @@ class BuildConfig:
     """take only these; empty: all"""
     bands: Bands = "single"
     """single: a tile is one polarisation; stack: all of `polarisations`, in their order"""
+    content: Content = "speckled"
+    """speckled: backscatter as it was seen; despeckled: filtered; both: these, the one after the other, as channels"""
     unit: StatedUnit | None = None
     """how values are stored, for all sources; None: from the product, else from the values"""
     calibrate: Convention = "sigma0"
@@ -74,7 +77,8 @@ class BuildConfig:
     @property
     def tile_shape(self) -> tuple[int, int, int]:
         """Channels, rows, columns."""
-        return len(self.polarisations) if self.bands == "stack" else 1, self.tile_size, self.tile_size
+        polarisations = len(self.polarisations) if self.bands == "stack" else 1
+        return polarisations * (2 if self.content == "both" else 1), self.tile_size, self.tile_size
 
     @property
     def step(self) -> int:

@@ -35,6 +35,7 @@ _TEXT = pa.string()
 CHANNEL_TYPE = pa.struct(
     [
         ("polarisation", _TEXT),
+        ("content", _TEXT),
         ("source", _TEXT),
         ("band", pa.int32()),
         ("group", _TEXT),
@@ -55,6 +56,7 @@ TILE_SCHEMA = pa.schema(
         ("source", _TEXT),
         ("band", pa.int32()),
         ("polarisation", _TEXT),
+        ("content", _TEXT),
         ("group", _TEXT),
         ("sensor", _TEXT),
         ("mode", _TEXT),

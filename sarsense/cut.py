@@ -21,8 +21,14 @@ from sarsense.radiometry import to_db
 from sarsense.raster import masked_rows, open_raster, read_rows
 from sarsense.scene import Band, Scene, valid_power
 from sarsense.shards import tile_hash
+from sarsense.speckle import refined_lee
 from sarsense.splits import split_of_footprint, split_of_place
 from sarsense.tiling import grid, place_tiles
+
+DESPECKLE_HALO = 3
+"""pixels around a tile that the filter, refined Lee, looks at"""
+FILTERED_AT = 3.0
+"""times its nominal looks a scene has when it is taken for filtered"""
 
 _UNPLACED: dict[str, Any] = {
     "lon": None,
@@ -66,6 +72,8 @@ class Channel:
     band: Band
     enl: float | None
     bounds: GroupRange
+    despeckled: bool = False
+    """filtered, or as it was seen"""
 
 
 def cut_scene(stacks: Sequence[Sequence[Channel]], identity: str, config: BuildConfig, codes_path: Path) -> CutTiles:
@@ -125,9 +133,9 @@ class _Cutter:
         fraction: float,
         pixels: bytes,
     ) -> dict[str, Any]:
-        """As in tiles.parquet. What is of a channel is of the first; names of several are joined by +."""
+        """As in tiles.parquet. What is of a channel is of the first; names of several are joined by +, each once."""
         scene = self._scene
-        polarisation = "+".join(channel["polarisation"] for channel in channels)
+        polarisation = "+".join(dict.fromkeys(channel["polarisation"] for channel in channels))
         return {
             **channels[0],
             "key": f"{self._identity}-{polarisation}-{top:05d}-{col:05d}",
@@ -135,7 +143,8 @@ class _Cutter:
             "split": split,
             "scene": self._identity,
             "polarisation": polarisation,
-            "group": "+".join(channel["group"] for channel in channels),
+            "content": "+".join(dict.fromkeys(channel["content"] for channel in channels)),
+            "group": "+".join(dict.fromkeys(channel["group"] for channel in channels)),
             "sensor": scene.sensor,
             "mode": scene.mode,
             "datetime": scene.datetime,
@@ -189,6 +198,7 @@ class _Strip:
         band, scene = self.channel.band, self.channel.scene
         return {
             "polarisation": band.polarisation,
+            "content": "despeckled" if self.channel.despeckled else "speckled",
             "source": scene.relative,
             "band": band.index,
             "group": scene.group(band),
@@ -202,10 +212,34 @@ class _Strip:
 def _read_strip(dataset: Any, channel: Channel, first: int, size: int) -> _Strip:
     band, bounds = channel.band, channel.bounds
     bias = enl_bias_db(channel.enl, band.quantity)
-    masked = masked_rows(dataset, band.index, first, first + size)
-    power = valid_power(read_rows(dataset, band.index, first, first + size), band, row=first, masked=masked)
+    if channel.despeckled and why_not_despeckled(channel.scene, band, channel.enl) is None:
+        assert channel.enl is not None
+        top, bottom = max(first - DESPECKLE_HALO, 0), min(first + size + DESPECKLE_HALO, channel.scene.height)
+        power = refined_lee(_read_power(dataset, band, top, bottom), channel.enl)[first - top : first - top + size]
+        bias = 0.0  # a filtered pixel is a mean of power: its logarithm has next to none
+    else:
+        power = _read_power(dataset, band, first, first + size)
     db = to_db(power)
     return _Strip(channel, bias, power, db, encode(db - np.float32(bias), bounds.lo_db, bounds.hi_db))
+
+
+def _read_power(dataset: Any, band: Band, first: int, last: int) -> np.ndarray:
+    masked = masked_rows(dataset, band.index, first, last)
+    return valid_power(read_rows(dataset, band.index, first, last), band, row=first, masked=masked)
+
+
+def why_not_despeckled(scene: Scene, band: Band, enl: float | None) -> str | None:
+    """Why the filter leaves a band alone, for the notes of its scene; None where it does not."""
+    if scene.despeckled:
+        return "the product's speckle was filtered already"
+    if band.quantity == "display":
+        return "an 8-bit picture has no speckle that a filter knows"
+    if enl is None:
+        return "its looks could not be estimated"
+    nominal = scene.looks
+    if nominal is not None and enl > FILTERED_AT * nominal:
+        return f"filtered already, it seems: {enl:.1f} looks found, {nominal:g} nominal"
+    return None
 
 
 def _tile_transform(transform: tuple[float, ...] | None, col: int, row: int) -> list[float] | None:

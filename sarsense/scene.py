@@ -75,6 +75,8 @@ class Scene:
     """bands left out, and what GDAL warned of"""
     orbit_direction: str | None = None
     """ascending or descending, where a list of scenes says so"""
+    despeckled: bool = False
+    """the product says that its speckle was filtered already"""
     preparation: Preparation | None = None
     """what has to be done before it is cut; size and geometry are those after it"""
 
@@ -216,6 +218,7 @@ def describe_scene(path: str, relative: str, options: BuildConfig, stated: State
             ),
             preparation=preparation,
             orbit_direction=stated.orbit_direction,
+            despeckled=facts.despeckled,
         )
 
 

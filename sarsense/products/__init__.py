@@ -41,6 +41,8 @@ class Facts:
     """rows first..last (exclusive) to join, a range a burst; empty: the raster is one image"""
     multilook: tuple[int, int] = (1, 1)
     """looks (azimuth, range) that make pixels about square on the ground, of single-look complex rasters"""
+    despeckled: bool = False
+    """the product says that its speckle was filtered already"""
     quadrature: bool = False
     """bands 1 and 2 are I and Q of one complex image"""
 

@@ -31,14 +31,15 @@ def recognise(path: str) -> Facts | None:
     stem = plain_path(path).stem
     if match := _HYP3.match(stem):
         letters = match["letters"]
-        filtered = ", speckle filtered" if letters[3] == "f" else ""
+        despeckled = letters[3] == "f"
         return _facts(
             "HyP3 RTC",
             match,
             match["start"],
             unit=_SCALES[letters[1]],
             quantity=_CONVENTIONS[letters[0]],
-            evidence=f"HyP3 name letters {letters}{filtered}",
+            evidence=f"HyP3 name letters {letters}{', speckle filtered' if despeckled else ''}",
+            despeckled=despeckled,
         )
     if match := _OPERA.match(stem):
         evidence = "OPERA RTC-S1: gamma nought, power"
@@ -51,7 +52,15 @@ def recognise(path: str) -> Facts | None:
     return None
 
 
-def _facts(product: str, match: re.Match[str], start: str, unit: Unit, quantity: Quantity, evidence: str) -> Facts:
+def _facts(
+    product: str,
+    match: re.Match[str],
+    start: str,
+    unit: Unit,
+    quantity: Quantity,
+    evidence: str,
+    despeckled: bool = False,
+) -> Facts:
     layer = match["layer"].upper()
     if layer not in POLARISATIONS:
         raise SceneError(f"not backscatter: layer '{match['layer']}' of a {product} product")
@@ -64,4 +73,5 @@ def _facts(product: str, match: re.Match[str], start: str, unit: Unit, quantity:
         unit=unit,
         quantity=quantity,
         evidence=evidence,
+        despeckled=despeckled,
     )
