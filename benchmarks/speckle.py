@@ -90,9 +90,7 @@ def oracle_table() -> None:
 def quality_table() -> None:
     print("\nQuality on simulated truth (512 x 512 landscape, clutter only). PSNR of dB over 40 dB; ENL gain on flat")
     print("ground; edges: gradient of the filtered dB along that of the truth, at its strongest 3 % (1 is kept, 0 is")
-    print(
-        "lost); ratio: mean of in / out (1: unbiased); structure: correlation of |ratio - 1| with the gradient of truth;"
-    )
+    print("lost); ratio: mean of in / out (1: unbiased); structure: correlation of |ratio - 1| with the true gradient;")
     print("range: error of the 0.1 and 99.9 percentiles of dB\n")
     print("| L | filter | PSNR dB | ENL gain | edges | ratio | structure | range lo, hi dB |")
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
