@@ -75,7 +75,7 @@ def _measure_band(dataset: Any, scene: Scene, band: Band, digest: Any) -> BandMe
     total, valid = 0.0, 0
     halo = SIZE // 2
     # strips of whole blocks, so that the block statistics do not depend on the strip
-    rows = max(_STRIP_PIXELS // scene.width // BLOCK, 10) * BLOCK
+    rows = max(_STRIP_PIXELS // scene.width // (2 * BLOCK), 5) * 2 * BLOCK
     for first, last in strips(scene.height, rows):
         top, bottom = max(first - halo, 0), min(last + halo, scene.height)
         inner = slice(first - top, last - top)

@@ -29,6 +29,8 @@ _GRID = np.geomspace(0.3, 1000.0, 25)
 """looks at which the flank of pure speckle is drawn"""
 _DRAWN_BLOCKS = 12_000
 _TOLERATED = 0.2
+_CORRELATED = 1.25
+"""times the looks of every other pixel that neighbours seem to have where they are correlated"""
 
 
 @dataclass
@@ -39,9 +41,21 @@ class BlockStatistics:
     """of the squared coefficient of variation of intensity"""
     log_variance: np.ndarray = field(default_factory=lambda: np.zeros(len(_EDGES) - 1, np.int64))
     """of the variance of ln I"""
+    apart: BlockStatistics | None = None
+    """the same of blocks of every other pixel, which correlated neighbours do not smooth; None in itself"""
 
     def add(self, power: np.ndarray) -> None:
-        """Count the blocks of a strip (float32 H x W) that hold only positive, finite pixels."""
+        """Count the blocks of a strip (float32 H x W) that hold only positive, finite pixels.
+
+        Strips of a multiple of 2 BLOCK rows give together what the whole gives.
+        """
+        self._add(power)
+        self.apart = self.apart or BlockStatistics()
+        for row in (0, 1):
+            for column in (0, 1):
+                self.apart._add(power[row::2, column::2])
+
+    def _add(self, power: np.ndarray) -> None:
         rows, cols = power.shape[0] // BLOCK, power.shape[1] // BLOCK
         if rows == 0 or cols == 0:
             return
@@ -73,9 +87,17 @@ def estimate_enl(statistics: BlockStatistics) -> Enl | None:
     """ENL without supervision, as the geometric mean of two estimators. None where fewer than 100 blocks were whole.
 
     1 / Ci^2 (Oliver & Quegan, 2004, ch. 4) and psi1^-1(Var ln I) (log-cumulants: Nicolas, 2002), each of the blocks
-    that hold speckle alone, found by the left flank; a plane is taken off every block. Ground that is nowhere flat
-    reads as fewer looks, pixels that are correlated (oversampled, resampled) as more than there are independent ones.
+    that hold speckle alone, found by the left flank; a plane is taken off every block. Where neighbouring pixels are
+    correlated (oversampled or resampled images) they vary less within a block, and too many looks are found: blocks of
+    every other pixel then say clearly fewer, and are believed. Ground that is nowhere flat reads as fewer looks.
     """
+    near = _estimate(statistics)
+    apart = None if statistics.apart is None else _estimate(statistics.apart)
+    correlated = near is not None and apart is not None and near.looks > _CORRELATED * apart.looks
+    return apart if correlated else near
+
+
+def _estimate(statistics: BlockStatistics) -> Enl | None:
     count = int(statistics.cv2.sum())
     if count < _MIN_BLOCKS:
         return None

@@ -85,6 +85,19 @@ def test_looks_that_the_two_estimators_do_not_agree_on_are_not_trusted():
     assert enl.confidence < 0.4
 
 
+def test_oversampled_speckle_does_not_read_as_more_looks():
+    rng = np.random.default_rng(9)
+    field = rng.standard_normal((2, 4, 350, 350))
+    # four looks, each of complex Gaussian speckle, brought to twice the pixels by its spectrum
+    spectrum = np.fft.fftshift(np.fft.fft2(field[0] + 1j * field[1]), axes=(1, 2))
+    fine = np.fft.ifft2(np.fft.ifftshift(np.pad(spectrum, ((0, 0), (175, 175), (175, 175))), axes=(1, 2)))
+    statistics = BlockStatistics()
+    statistics.add((np.abs(fine) ** 2).mean(axis=0).astype(np.float32))
+    enl = estimate_enl(statistics)
+    assert enl is not None
+    assert enl.looks == pytest.approx(4.0, rel=0.2)
+
+
 def test_block_statistics_add_up_over_strips_exactly():
     scene = _textured_scene(4.0, seed=5)
     whole, parts = BlockStatistics(), BlockStatistics()
@@ -93,6 +106,9 @@ def test_block_statistics_add_up_over_strips_exactly():
         parts.add(scene[first : first + 6 * BLOCK])
     np.testing.assert_array_equal(whole.cv2, parts.cv2)
     np.testing.assert_array_equal(whole.log_variance, parts.log_variance)
+    assert whole.apart is not None
+    assert parts.apart is not None
+    np.testing.assert_array_equal(whole.apart.cv2, parts.apart.cv2)
 
 
 def test_too_few_blocks_give_no_enl():
