@@ -21,12 +21,10 @@ from sarsense.radiometry import to_db
 from sarsense.raster import masked_rows, open_raster, read_rows
 from sarsense.scene import Band, Scene, valid_power
 from sarsense.shards import tile_hash
-from sarsense.speckle import refined_lee
+from sarsense.speckle import REFINED_LEE_RADIUS, refined_lee
 from sarsense.splits import split_of_footprint, split_of_place
 from sarsense.tiling import grid, place_tiles
 
-DESPECKLE_HALO = 3
-"""pixels around a tile that the filter, refined Lee, looks at"""
 FILTERED_AT = 3.0
 """times its nominal looks a scene has when it is taken for filtered"""
 
@@ -214,7 +212,7 @@ def _read_strip(dataset: Any, channel: Channel, first: int, size: int) -> _Strip
     bias = enl_bias_db(channel.enl, band.quantity)
     if channel.despeckled and why_not_despeckled(channel.scene, band, channel.enl) is None:
         assert channel.enl is not None
-        top, bottom = max(first - DESPECKLE_HALO, 0), min(first + size + DESPECKLE_HALO, channel.scene.height)
+        top, bottom = max(first - REFINED_LEE_RADIUS, 0), min(first + size + REFINED_LEE_RADIUS, channel.scene.height)
         power = refined_lee(_read_power(dataset, band, top, bottom), channel.enl)[first - top : first - top + size]
         bias = 0.0  # a filtered pixel is a mean of power: its logarithm has next to none
     else:

@@ -1,7 +1,7 @@
 """Speckle: its statistics, the looks of a scene, and filters that take it away."""
 
 from sarsense.speckle.denoise import nonlocal_means, wavelet
-from sarsense.speckle.edges import refined_lee
+from sarsense.speckle.edges import REFINED_LEE_RADIUS, refined_lee
 from sarsense.speckle.enl import BLOCK, BlockStatistics, Enl, estimate_enl
 from sarsense.speckle.filters import SIZE, boxcar, frost, gamma_map, kuan, lee
 from sarsense.speckle.sigma import lee_sigma, sigma_range
@@ -10,6 +10,7 @@ from sarsense.speckle.statistics import DB, amplitude_cv, combined_looks, log_bi
 __all__ = [
     "BLOCK",
     "DB",
+    "REFINED_LEE_RADIUS",
     "SIZE",
     "BlockStatistics",
     "Enl",

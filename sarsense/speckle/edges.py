@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from sarsense.speckle.filters import checked_looks
-from sarsense.speckle.windows import check_filter, njit, padded
+from sarsense.speckle.windows import check_filter, mmse, njit, padded
 
-_RADIUS = 3
+REFINED_LEE_RADIUS = 3
+"""pixels about a pixel that the filter looks at"""
 _COLUMNS = 512
 
 
@@ -26,9 +27,9 @@ def refined_lee(power: np.ndarray, looks: float) -> np.ndarray:
     Variants differ: SNAP takes Cu from the five calmest sub-windows and plain statistics below a threshold of the
     gradient, PyRAT compares ratios of means. Sub-windows without a valid pixel count as equal to the central one.
     """
-    check_filter(power, 2 * _RADIUS + 1)
+    check_filter(power, 2 * REFINED_LEE_RADIUS + 1)
     noise = 1.0 / checked_looks(looks)
-    source, out = padded(power, _RADIUS), np.empty(power.shape, np.float32)
+    source, out = padded(power, REFINED_LEE_RADIUS), np.empty(power.shape, np.float32)
     masked = not bool(np.isfinite(source).all())
     for left in range(0, power.shape[1], _COLUMNS):
         _refined_lee(source, left, min(_COLUMNS, power.shape[1] - left), masked, noise, out)
@@ -173,9 +174,7 @@ def _estimate(
         n, total = counts[side, x], sums[side, x]
         mean = total / n
         variance = (squares[side, x] - mean * total) / max(n - 1.0, 1.0)
-        weight = (1.0 - noise * mean * mean / variance) / (1.0 + noise) if variance > 0.0 else 0.0
-        value = mean + max(weight, 0.0) * (centre - mean)
-        out[x] = np.float32(value if centre - centre == 0.0 else np.nan)
+        out[x] = np.float32(mmse(centre, mean, variance, noise))
 
 
 @njit

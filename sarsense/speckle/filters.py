@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sarsense.errors import SettingError
-from sarsense.speckle.windows import check_filter, elementwise, moments, njit, padded
+from sarsense.speckle.windows import check_filter, elementwise, mmse, moments, njit, padded
 
 SIZE = 7
 """side of the window of all filters, in pixels, unless said otherwise"""
@@ -91,8 +91,7 @@ def _lee(x: Any, mean: Any, variance: Any, noise: Any) -> Any:
 
 @elementwise
 def _kuan(x: Any, mean: Any, variance: Any, noise: Any) -> Any:
-    weight = (1.0 - noise * mean * mean / variance) / (1.0 + noise) if variance > 0.0 else 0.0
-    return np.float32(mean + max(weight, 0.0) * (x - mean) + (x - x))
+    return np.float32(mmse(np.float64(x), mean, variance, noise))
 
 
 @elementwise

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import gammainc, gammaincinv
 
 from sarsense.speckle.filters import checked_looks, kuan
-from sarsense.speckle.windows import check_filter, njit, padded, window_of
+from sarsense.speckle.windows import check_filter, mmse, njit, padded, window_of
 
 SIGMA_SIZE = 9
 _BRIGHT_PERCENT = 98.0
@@ -143,6 +143,4 @@ def _finish(
         n = max(count[x], 1.0)
         mean = first[x] / n if count[x] > 0.0 else np.float64(prior[x])
         variance = (second[x] - mean * first[x]) / max(n - 1.0, 1.0)
-        weight = (1.0 - noise * mean * mean / variance) / (1.0 + noise) if variance > 0.0 else 0.0
-        value = mean + max(weight, 0.0) * (centre - mean)
-        out[x] = np.float32(value if centre - centre == 0.0 else np.nan)
+        out[x] = np.float32(mmse(centre, mean, variance, noise))

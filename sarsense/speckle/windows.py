@@ -73,6 +73,14 @@ def _block_moments(
 
 
 @njit
+def mmse(x: float, mean: float, variance: float, noise: float) -> float:
+    """Minimum mean square error of a pixel x (Kuan's weight) with relative speckle variance `noise`; NaN where x is
+    NaN or infinite."""
+    weight = (1.0 - noise * mean * mean / variance) / (1.0 + noise) if variance > 0.0 else 0.0
+    return mean + max(weight, 0.0) * (x - mean) + (x - x)
+
+
+@njit
 def column_sums(
     source: np.ndarray, first: int, last: int, left: int, total: np.ndarray, squares: np.ndarray, valid: np.ndarray
 ) -> None:

@@ -70,7 +70,7 @@ def test_range_is_widened_by_speckle_so_that_speckle_is_not_clipped():
     power = speckled_power((400, 400), looks, seed=4, mean_db=-12.0)
     despeckled = np.full(power.shape, -12.0, np.float32)
     bounds = group_range([MeasuredBand(histogram_db(despeckled), looks)])
-    assert abs((bounds.hi_db - bounds.lo_db) - 2 * SPECKLE_MARGIN * log_std_db(looks) - 3.0) < 0.6
+    assert abs((bounds.hi_db - bounds.lo_db) - 2 * SPECKLE_MARGIN * log_std_db(looks) - 3.0) < 0.1
     codes = encode(10 * np.log10(power) - np.float32(enl_bias_db(looks, "sigma0")), bounds.lo_db, bounds.hi_db)
     assert np.mean((codes == 1) | (codes == 255)) < 0.05
 
