@@ -51,6 +51,10 @@ _JSON = typer.Option("--json", help="Print JSON for machines.")
 _CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, beta0, gamma0; none: digital numbers."
 _BANDS_HELP = "single: a tile is one polarisation; stack: all of --polarisations, in that order (C x H x W)."
 _CONTENT_HELP = "speckled: as seen; despeckled: refined Lee, 7 x 7; both: the one after the other, as channels."
+_NORMALIZATION_HELP = (
+    "Whose dB range becomes the codes: group (sensor, mode, polarisation, quantity), each scene's own, or fixed: "
+    "-30 to 5 dB, cross-polarised -35 to 0."
+)
 _MULTILOOK_HELP = "Looks of single-look complex rasters, as 1x4 (azimuth x range); auto: pixels about square."
 _SPACING_HELP = "Resample all scenes, on power, to pixels of this many metres; default: each scene's own grid."
 _UNIT_HELP = "How values are stored: power, amplitude, db or dn (digital numbers, uncalibrated); of all sources."
@@ -65,6 +69,12 @@ class _Content(StrEnum):
     speckled = "speckled"
     despeckled = "despeckled"
     both = "both"
+
+
+class _Normalization(StrEnum):
+    group = "group"
+    scene = "scene"
+    fixed = "fixed"
 
 
 class _Split(StrEnum):
@@ -161,6 +171,11 @@ def _build(
     polarisations: Annotated[str, typer.Option(help="Take only these, separated by commas; empty: all.")] = "",
     bands: Annotated[_Bands, typer.Option(help=_BANDS_HELP)] = _Bands.single,
     content: Annotated[_Content, typer.Option(help=_CONTENT_HELP)] = _Content.speckled,
+    normalization: Annotated[_Normalization, typer.Option(help=_NORMALIZATION_HELP)] = _Normalization.group,
+    stats_from: Annotated[
+        Path | None, typer.Option(help="A finished corpus whose dB ranges are taken, so that codes are comparable.")
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Of a code: 8, or 16 (the trainer reads them as 8).")] = _BUILD.bits,
     unit: Annotated[str | None, typer.Option(help=_UNIT_HELP)] = None,
     calibrate: Annotated[str, typer.Option(help=_CALIBRATE_HELP)] = _BUILD.calibrate,
     multilook: Annotated[str, typer.Option(help=_MULTILOOK_HELP)] = _BUILD.multilook,
@@ -193,6 +208,8 @@ def _build(
         polarisations=_words(polarisations),
         bands=bands.value,
         content=content.value,
+        normalization=normalization.value,
+        bits=bits,
         unit=unit,
         calibrate=calibrate,
         multilook=multilook,
@@ -207,7 +224,7 @@ def _build(
     count = default_workers() if workers is None else workers
     try:
         with _StageProgress() as progress:
-            summary = build(sources, out, config, count, scheduler, progress)
+            summary = build(sources, out, config, count, scheduler, progress, stats_from)
     except KeyboardInterrupt:
         typer.echo("stopped by SIGINT; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
@@ -219,6 +236,35 @@ def _build(
         _print_build(summary)
     if strict and summary.scenes_refused:
         raise typer.Exit(3)
+
+
+@sarsense_app.command("stats")
+def _stats(
+    corpus: Annotated[Path, _CORPUS],
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the despeckled histogram and the range of each group to this PNG.")
+    ] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Say what the dB range of each group was measured on: scenes, looks, levels of the despeckled ground."""
+    from sarsense.corpus import open_corpus
+    from sarsense.report import group_statistics, statistics_figure
+
+    opened = open_corpus(corpus)
+    rows = group_statistics(opened)
+    if plot is not None:
+        statistics_figure(opened, plot)
+    made, source = opened.manifest["config"], opened.manifest["stats_from"]
+    if as_json:
+        names = ("normalization", "content", "bits")
+        _print_json({**{name: made[name] for name in names}, "stats_from": source, "groups": rows})
+        return
+    where = "" if source is None else f", ranges of corpus {source['corpus']} ({source['digest'][:12]})"
+    typer.echo(f"{opened.name}: normalised by {made['normalization']}, {made['content']}, {made['bits']} bits{where}")
+    columns = list(rows[0]) if rows else []
+    _print_table(columns, [[_cell(row[name]) for name in columns] for row in rows])
+    if plot is not None:
+        typer.echo(str(plot))
 
 
 @shards_app.command("ls")

@@ -18,7 +18,7 @@ from sarsense.config import BuildConfig
 from sarsense.cut import Channel, cut_scene
 from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement, measure_scene
-from sarsense.normalize import group_ranges
+from sarsense.normalize import enl_bias_db, scene_range
 from sarsense.raster import open_raster, read_rows, strips
 from sarsense.scene import Scene, describe_scene
 
@@ -60,7 +60,8 @@ def cut(path: Path) -> None:
     scene = scan(path)
     measured = Measurement.from_json(read_json(path.parent / "measured.json"))
     band, found = scene.bands[0], measured.bands[0]
-    channel = Channel(scene, band, found.enl, group_ranges({"": [found.pooled()]})[""])
+    bounds = scene_range(found.pooled(band))
+    channel = Channel(scene, band, found.enl, bounds.lo_db, bounds.hi_db, enl_bias_db(found.enl, band.quantity))
     cut_scene([[channel]], scene.name, BuildConfig(tile_size=TILE), path.parent / "codes")
 
 

@@ -35,6 +35,8 @@ class Entry:
     """what was looked at beside it"""
     measurement: Measurement | None = None
     identity: str | None = None
+    bounds: list[tuple[float, float]] = field(default_factory=list)
+    """dB range of each of its bands"""
     rows: list[dict[str, Any]] | None = None
     cut: dict[str, int] | None = None
     codes: Path | None = None

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
@@ -19,14 +18,17 @@ from rasterio.windows import Window
 
 from dic3l.errors import ConfigError, Dic3lError
 from dic3l.evaluate.data import LabelledPlace, map_labels, paired_files, read_grey
+from pipelines.entries import Entry
+from pipelines.ranges import known_ranges, set_ranges
+from pipelines.stages import channels_of
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
+from sarsense.cut import Channel, read_strips
 from sarsense.errors import SceneError
 from sarsense.measure import Measurement, measure_scene
-from sarsense.normalize import GroupRange, encode, enl_bias_db, group_ranges
-from sarsense.radiometry import to_db
-from sarsense.raster import masked_rows, open_raster, pixel_window, read_rows
-from sarsense.scene import Scene, describe_scene, valid_power
+from sarsense.raster import open_raster, pixel_window
+from sarsense.scene import Scene, describe_scene
+from sarsense.sources import SourceFile
 
 WINDOW = 512
 """side of the windows, at most, that a scene is evaluated in"""
@@ -61,24 +63,20 @@ def folder_data(root: Path, corpus: Corpus | None, classes: Codes | None) -> Lab
 
     scenes = [_describe(image) for image, _ in pairs]
     measured = [_measure(scene) for scene in scenes]
-    ranges = _ranges(scenes, measured, corpus)
+    channels = _channels(scenes, measured, corpus)
     footprints = [_footprint(image) for image, _ in pairs]
     blocks = _blocks(footprints)
     ground = None if corpus is None else _train_ground(corpus)
     places = []
-    for (image, labels), scene, measurement, footprint, block in zip(
-        pairs, scenes, measured, footprints, blocks, strict=True
-    ):
+    for (image, labels), scene, mine, footprint, block in zip(pairs, scenes, channels, footprints, blocks, strict=True):
         _check_grid(image, labels)
-        bounds = [ranges[scene.group(band)] for band in scene.bands]
         seen = None if ground is None or footprint is None else bool(ground.query(footprint, "intersects").size)
         for window in _windows(scene.height, scene.width):
-            read = _scene_reader(scene, measurement, bounds, labels, codes, window)
+            read = _scene_reader(mine, labels, codes, window)
             name = f"{image.stem}@{window.row_off}+{window.col_off}"
             places.append(LabelledPlace(name, f"{block:04d}", read, seen))
-    source = "measured on these scenes" if corpus is None else f"of corpus {corpus.name} ({corpus.digest[:12]})"
     bands = ", ".join(band.polarisation for band in scenes[0].bands)
-    return LabelledData(places, list(codes), f"{bands}; dB to codes 1..255 by group ranges {source}, / 255")
+    return LabelledData(places, list(codes), f"{bands}; dB to codes 1..255 {_told(corpus)}, / 255")
 
 
 # ------------------------------------------------------------------------------------------------------ scenes
@@ -101,7 +99,8 @@ def _measure(scene: Scene) -> Measurement:
         raise SceneError(f"{scene.path}: {error}") from error
 
 
-def _ranges(scenes: Sequence[Scene], measured: Sequence[Measurement], corpus: Corpus | None) -> dict[str, GroupRange]:
+def _channels(scenes: Sequence[Scene], measured: Sequence[Measurement], corpus: Corpus | None) -> list[list[Channel]]:
+    """The bands of each scene as `corpus` would have coded them; as a build of these scenes would, without one."""
     polarisations = [tuple(band.polarisation for band in scene.bands) for scene in scenes]
     for scene, found in zip(scenes, polarisations, strict=True):
         if found != polarisations[0]:
@@ -109,35 +108,43 @@ def _ranges(scenes: Sequence[Scene], measured: Sequence[Measurement], corpus: Co
                 f"{scene.path}: bands {', '.join(found)}, {scenes[0].path} has {', '.join(polarisations[0])}; "
                 "all scenes must have the same, since their features stand side by side"
             )
-    pooled: dict[str, list[Any]] = {}
+    config = BuildConfig() if corpus is None else _settings(corpus)
+    entries = []
     for scene, measurement in zip(scenes, measured, strict=True):
-        for band, values in zip(scene.bands, measurement.bands, strict=True):
-            pooled.setdefault(scene.group(band), []).append(values.pooled())
+        file = SourceFile(scene.path, scene.relative, True)
+        entries.append(Entry(file, status="used", scene=scene, measurement=measurement))
+    known = None if corpus is None or config.normalization != "group" else known_ranges(corpus.root, config)
+    set_ranges(entries, config, known)
+    for entry in entries:
+        if entry.status == "refused":
+            raise ConfigError(f"{entry.file.path}: {entry.reason}")
+    return [[channel for stack in channels_of(entry, config) for channel in stack] for entry in entries]
+
+
+def _settings(corpus: Corpus) -> BuildConfig:
+    """How a corpus was coded. Of `both` contents, the one that a network meets in the field."""
+    made = corpus.manifest["config"]
+    content = made["content"] if made["content"] != "both" else "speckled"
+    return BuildConfig(normalization=made["normalization"], content=content)
+
+
+def _told(corpus: Corpus | None) -> str:
     if corpus is None:
-        return group_ranges(pooled)
-    known = corpus.manifest["groups"]
-    if missing := sorted(pooled.keys() - known.keys()):
-        raise ConfigError(
-            f"{corpus.root}: has no dB range for {', '.join(missing)}, only for {', '.join(sorted(known))}; "
-            "leave --corpus out to measure ranges on these scenes"
-        )
-    return {name: GroupRange(**known[name]) for name in pooled}
+        return "by group ranges measured on these scenes"
+    made = _settings(corpus)
+    return f"by {made.normalization} ranges, {made.content}, of corpus {corpus.name} ({corpus.digest[:12]})"
 
 
 def _scene_reader(
-    scene: Scene, measurement: Measurement, bounds: Sequence[GroupRange], labels: Path, codes: Codes, window: Window
+    channels: Sequence[Channel], labels: Path, codes: Codes, window: Window
 ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     def read() -> tuple[np.ndarray, np.ndarray]:
-        images = []
         first, last = int(window.row_off), int(window.row_off + window.height)
         columns = slice(int(window.col_off), int(window.col_off + window.width))
-        with open_raster(scene.path) as (dataset, _):
-            for band, measured, limits in zip(scene.bands, measurement.bands, bounds, strict=True):
-                # whole rows, as a build reads them: masks, and rims that are told from a row's ends
-                masked = masked_rows(dataset, band.index, first, last)
-                power = valid_power(read_rows(dataset, band.index, first, last), band, row=first, masked=masked)
-                bias = np.float32(enl_bias_db(measured.enl, band.quantity))
-                images.append(encode(to_db(power[:, columns]) - bias, limits.lo_db, limits.hi_db))
+        with open_raster(channels[0].scene.path) as (dataset, _):
+            # whole rows, as a build reads them: masks, and rims that are told from a row's ends
+            strips = read_strips([(dataset, channel) for channel in channels], first, last, bits=8)
+            images = [strip.codes[:, columns] for strip in strips]
         with rasterio.open(labels) as dataset:
             values = dataset.read(1, window=window)
         return np.stack(images), map_labels(values, codes)

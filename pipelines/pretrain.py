@@ -48,7 +48,7 @@ def pretrain(corpus: Path, run: Path, config: Config, resume: str = "auto", npro
     if inside and nproc > 1:
         raise ConfigError("--nproc: torchrun already decides how many processes there are; leave it out")
     opened = open_corpus(corpus)
-    tiles = TileReader(opened, split="train")
+    tiles = TileReader(opened, split="train", eight_bit=True)
     if not len(tiles):
         raise ConfigError(f"{corpus}: no tile in the train split; build it again with another --seed or --val-share")
     if inside or nproc == 1:

@@ -15,6 +15,7 @@ from sarsense.cut import Channel, cut_scene
 from sarsense.errors import CHANGED, RemoteError, SceneError
 from sarsense.files import read_json, write_json
 from sarsense.measure import measure_scene
+from sarsense.normalize import code_dtype
 from sarsense.prepare import prepare_scene
 from sarsense.scene import Scene, describe_scene
 from sarsense.shards import write_shard
@@ -54,16 +55,18 @@ def shard_task(
     split: str,
     plan: Path,
     shape: tuple[int, ...],
+    bits: int,
     result: Path,
 ) -> None:
     """Write one shard. `plan`: JSON list of file of codes, place in it, description (its key is the sample's)."""
 
     def samples() -> Any:
-        size = int(np.prod(shape))
+        dtype = code_dtype(bits)
+        size = int(np.prod(shape)) * dtype.itemsize
         for codes, index, description in read_json(plan):
             with Path(codes).open("rb") as file:
                 file.seek(index * size)
-                pixels = np.frombuffer(file.read(size), np.uint8).reshape(shape)
+                pixels = np.frombuffer(file.read(size), dtype).reshape(shape)
             yield description["key"], pixels, description
 
     shard, offsets = write_shard(root, relative, split, samples())

@@ -13,6 +13,7 @@ StatedUnit = Literal["power", "amplitude", "db", "dn"]
 STATED_UNITS: tuple[str, ...] = get_args(StatedUnit)
 Bands = Literal["single", "stack"]
 Content = Literal["speckled", "despeckled", "both"]
+Normalization = Literal["group", "scene", "fixed"]
 Convention = Literal["sigma0", "beta0", "gamma0", "none"]
 CONVENTIONS: tuple[str, ...] = get_args(Convention)
 
@@ -34,6 +35,11 @@ class BuildConfig:
     """single: a tile is one polarisation; stack: all of `polarisations`, in their order"""
     content: Content = "speckled"
     """speckled: backscatter as it was seen; despeckled: filtered; both: these, the one after the other, as channels"""
+    normalization: Normalization = "group"
+    """whose dB range becomes the codes: group: sensor, mode, polarisation and quantity; scene: each scene's own; fixed:
+    -30 to 5 dB, cross-polarised -35 to 0, speckle's bias left in"""
+    bits: int = 8
+    """of a code: 8 or 16"""
     unit: StatedUnit | None = None
     """how values are stored, for all sources; None: from the product, else from the values"""
     calibrate: Convention = "sigma0"
@@ -67,6 +73,7 @@ class BuildConfig:
         enough = self.bands == "single" or len(self.polarisations) > 1
         named = ",".join(self.polarisations) or "none"
         _require(enough, "--bands stack", "--polarisations with the channels in order, as VV,VH", named)
+        _require(self.bits in (8, 16), "--bits", "8 or 16", self.bits)
         _require(0.0 < self.min_valid <= 1.0, "--min-valid", "above 0, at most 1", self.min_valid)
         _require(0.0 <= self.val_share < 1.0, "--val-share", "from 0 to below 1", self.val_share)
         _require(self.cell_km > 0.1, "--cell-km", "above 0.1 km", self.cell_km)

@@ -43,6 +43,8 @@ CHANNEL_TYPE = pa.struct(
         ("std_db", pa.float64()),
         ("enl", pa.float64()),
         ("enl_bias_db", pa.float64()),
+        ("lo_db", pa.float64()),
+        ("hi_db", pa.float64()),
     ]
 )
 TILE_SCHEMA = pa.schema(
@@ -75,6 +77,8 @@ TILE_SCHEMA = pa.schema(
         ("std_db", pa.float64()),
         ("enl", pa.float64()),
         ("enl_bias_db", pa.float64()),
+        ("lo_db", pa.float64()),
+        ("hi_db", pa.float64()),
         ("channels", pa.list_(CHANNEL_TYPE)),
         ("content_hash", _TEXT),
         ("footprint", pa.binary()),
@@ -128,6 +132,8 @@ class Corpus:
         self.name: str = manifest["name"]
         self.digest: str = manifest["digest"]
         self.tile_shape: tuple[int, int, int] = tuple(manifest["tile_shape"])
+        self.dtype = np.dtype(manifest.get("dtype", "uint8")).newbyteorder("<")
+        """of the codes: uint8 or uint16"""
         self.shards = [Shard(**shard) for shard in manifest["shards"]]
 
     def tiles(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -279,5 +285,5 @@ def verify_corpus(corpus: Corpus) -> list[str]:
         problems.append(f"tiles.parquet: its digest is {digest[:12]}..., corpus.json says {corpus.digest[:12]}...")
     shape = array_shape(corpus.tile_shape)
     for shard in corpus.shards:
-        problems += verify_shard(corpus.root, shard, rows[shard.path], shape)
+        problems += verify_shard(corpus.root, shard, rows[shard.path], shape, corpus.dtype)
     return problems

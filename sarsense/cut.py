@@ -16,7 +16,7 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import footprint_wkb
 from sarsense.files import atomic_write
 from sarsense.measure import Measurement
-from sarsense.normalize import GroupRange, encode, enl_bias_db
+from sarsense.normalize import encode
 from sarsense.radiometry import to_db
 from sarsense.raster import masked_rows, open_raster, read_rows
 from sarsense.scene import Band, Scene, valid_power
@@ -69,13 +69,16 @@ class Channel:
     scene: Scene
     band: Band
     enl: float | None
-    bounds: GroupRange
+    lo_db: float
+    hi_db: float
+    bias_db: float
+    """what the log of speckle adds to its dB, taken off before coding"""
     despeckled: bool = False
     """filtered, or as it was seen"""
 
 
 def cut_scene(stacks: Sequence[Sequence[Channel]], identity: str, config: BuildConfig, codes_path: Path) -> CutTiles:
-    """Write the codes (uint8) of the accepted tiles, one after the other, to `codes_path`; return their rows.
+    """Write the codes of the accepted tiles, one after the other, to `codes_path`; return their rows.
 
     `stacks`: the channels of each tile in order, a stack after the other; one of them all in most corpora. All lie on
     one grid. `identity`: of the scene, in the tiles' keys. Windows lie on a grid from the scene's first pixel on.
@@ -103,7 +106,7 @@ class _Cutter:
     def cut_stack(self, channels: Sequence[tuple[Any, Channel]], file: BinaryIO) -> None:
         size = self._config.tile_size
         for top in self._tops:
-            strips = [_read_strip(dataset, channel, int(top), size) for dataset, channel in channels]
+            strips = read_strips(channels, int(top), int(top) + size, self._config.bits)
             codes = np.stack([strip.codes for strip in strips])
             for col, (split, where) in zip(self._cols, self._geography(top), strict=True):
                 tile = codes[:, :, col : col + size]
@@ -181,14 +184,18 @@ class _Cutter:
 
 
 @dataclass(frozen=True)
-class _Strip:
-    """A row of tiles of one channel."""
+class Strip:
+    """Whole rows of one channel, rows x columns."""
 
     channel: Channel
-    bias: float
+    bias_db: float
+    """what was taken off before coding"""
     power: np.ndarray
+    """float32, linear; NaN where no data"""
     db: np.ndarray
+    """float32"""
     codes: np.ndarray
+    """uint8 or uint16"""
 
     def describe(self, col: int, size: int) -> dict[str, Any]:
         """What tiles.parquet says of this channel of the tile at `col`."""
@@ -203,27 +210,35 @@ class _Strip:
             "mean_db": round(10.0 * float(np.log10(np.nanmean(self.power[window], dtype=np.float64))), 3),
             "std_db": round(float(np.nanstd(self.db[window], dtype=np.float64)), 3),
             "enl": self.channel.enl,
-            "enl_bias_db": self.bias,
+            "enl_bias_db": self.bias_db,
+            "lo_db": self.channel.lo_db,
+            "hi_db": self.channel.hi_db,
         }
 
 
-def _read_strip(dataset: Any, channel: Channel, first: int, size: int) -> _Strip:
-    band, bounds = channel.band, channel.bounds
-    bias = enl_bias_db(channel.enl, band.quantity)
-    if channel.despeckled and why_not_despeckled(channel.scene, band, channel.enl) is None:
-        assert channel.enl is not None
-        top, bottom = max(first - REFINED_LEE_RADIUS, 0), min(first + size + REFINED_LEE_RADIUS, channel.scene.height)
-        power = refined_lee(_read_power(dataset, band, top, bottom), channel.enl)[first - top : first - top + size]
-        bias = 0.0  # a filtered pixel is a mean of power: its logarithm has next to none
-    else:
-        power = _read_power(dataset, band, first, first + size)
-    db = to_db(power)
-    return _Strip(channel, bias, power, db, encode(db - np.float32(bias), bounds.lo_db, bounds.hi_db))
-
-
-def _read_power(dataset: Any, band: Band, first: int, last: int) -> np.ndarray:
-    masked = masked_rows(dataset, band.index, first, last)
-    return valid_power(read_rows(dataset, band.index, first, last), band, row=first, masked=masked)
+def read_strips(channels: Sequence[tuple[Any, Channel]], first: int, last: int, bits: int) -> list[Strip]:
+    """Rows `first` to `last` of each channel (with its open dataset). A band that several channels want, one of them
+    filtered, is read once, with the rows around that the filter looks at. Raises SceneError."""
+    halo = REFINED_LEE_RADIUS if any(channel.despeckled for _, channel in channels) else 0
+    bands: dict[tuple[str, int], np.ndarray] = {}
+    strips = []
+    for dataset, channel in channels:
+        band, scene = channel.band, channel.scene
+        top, bottom = max(first - halo, 0), min(last + halo, scene.height)
+        if (wanted := (scene.path, band.index)) not in bands:
+            masked = masked_rows(dataset, band.index, top, bottom)
+            values = read_rows(dataset, band.index, top, bottom)
+            bands[wanted] = valid_power(values, band, row=top, masked=masked)
+        power, bias = bands[wanted], channel.bias_db
+        if channel.despeckled and why_not_despeckled(scene, band, channel.enl) is None:
+            assert channel.enl is not None
+            power = refined_lee(power, channel.enl)
+            bias = 0.0  # a filtered pixel is a mean of power: its logarithm has next to none
+        power = power[first - top : last - top]
+        db = to_db(power)
+        codes = encode(db - np.float32(bias), channel.lo_db, channel.hi_db, bits)
+        strips.append(Strip(channel, bias, power, db, codes))
+    return strips
 
 
 def why_not_despeckled(scene: Scene, band: Band, enl: float | None) -> str | None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from sarsense.errors import SceneError
-from sarsense.normalize import BINS, MeasuredBand, histogram_db
+from sarsense.histogram import BINS, histogram_db, trimmed, whole
+from sarsense.normalize import MeasuredBand
 from sarsense.radiometry import to_db
 from sarsense.raster import masked_rows, open_raster, read_rows, strips
 from sarsense.scene import Band, Scene, valid_power
@@ -35,10 +36,9 @@ class BandMeasurement:
     """10 log10 of the mean power"""
     valid_fraction: float
 
-    def pooled(self) -> MeasuredBand:
-        histogram = np.zeros(BINS, np.int64)
-        histogram[self.first_bin : self.first_bin + len(self.counts)] = self.counts
-        return MeasuredBand(histogram, self.enl)
+    def pooled(self, band: Band) -> MeasuredBand:
+        """What it gives to the statistics of its group; `band`: which it is of."""
+        return MeasuredBand(whole(self.first_bin, self.counts), self.enl, band.quantity == "display")
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ def _measure_band(dataset: Any, scene: Scene, band: Band, digest: Any) -> BandMe
             f"not between {_PLAUSIBLE_DB[0]:g} and {_PLAUSIBLE_DB[1]:g} dB; give the right --unit"
         )
     enl = estimate_enl(blocks)
-    filled = np.flatnonzero(histogram)
+    first_bin, counts = trimmed(histogram)
     return BandMeasurement(
-        first_bin=int(filled[0]),
-        counts=tuple(histogram[filled[0] : filled[-1] + 1].tolist()),
+        first_bin=first_bin,
+        counts=counts,
         enl=None if enl is None else round(enl.looks, 4),
         enl_by_cv=None if enl is None else round(enl.by_cv, 4),
         enl_by_log_variance=None if enl is None else round(enl.by_log_variance, 4),

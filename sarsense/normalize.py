@@ -1,8 +1,8 @@
-"""Despeckle-aware normalisation: measured statistics -> 8-bit codes, and back.
+"""Despeckle-aware normalisation: measured statistics -> codes of 8 or 16 bits, and back.
 
 The range of a group (sensor, mode, polarisation, quantity) is measured on *despeckled* dB, so that speckle tails and
 point targets do not set it, and then widened by `SPECKLE_MARGIN` standard deviations of log-speckle, so that the
-speckle itself is not clipped. Code 0 is no data; codes 1 to 255 are equal steps of dB.
+speckle itself is not clipped. Code 0 is no data; codes 1 to 255 (or 65535) are equal steps of dB.
 
 Three things make the same ground the same code whoever looked at it. What a filter leaves of the speckle depends on the
 looks and would widen the histogram of some: all are blurred to what it leaves of a single look. A few scenes unlike the
@@ -18,11 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sarsense.histogram import BIN_DB, percentile_db
 from sarsense.speckle import SIZE, log_bias_db, log_std_db
 
-BIN_DB = 0.05
-_LOWEST_DB, _HIGHEST_DB = -150.0, 150.0
-BINS = round((_HIGHEST_DB - _LOWEST_DB) / BIN_DB)
 PERCENTILES = (0.1, 99.9)
 SPECKLE_MARGIN = 2.0
 _MIN_SPAN_DB = 3.0
@@ -32,25 +30,7 @@ _UNLIKE_SHARE, _ENOUGH_SCENES = 0.03, 10
 """of the scenes of a group, as many may be unlike the others, from so many scenes on"""
 _FINENESS = 16
 """of a pixel, after blurring: whole numbers add up exactly in any order"""
-CODES = 254
-"""steps between the lowest valid code, 1, and the highest, 255"""
-
-
-def histogram_db(db: np.ndarray) -> np.ndarray:
-    """Counts (int64, `BINS`) of the finite values; integer counts add up exactly in any order."""
-    finite = db[np.isfinite(db)]
-    index = np.clip((finite - _LOWEST_DB) / BIN_DB, 0, BINS - 1).astype(np.int64)
-    return np.bincount(index, minlength=BINS)
-
-
-def percentile_db(histogram: np.ndarray, percent: float, bin_db: float = BIN_DB) -> float:
-    """The dB value below which `percent` of the counts lie, linear inside the bin."""
-    cumulative = np.cumsum(histogram)
-    target = cumulative[-1] * percent / 100.0
-    index = int(np.searchsorted(cumulative, target))
-    before = cumulative[index - 1] if index else 0
-    inside = (target - before) / max(int(histogram[index]), 1)
-    return _LOWEST_DB + (index + float(inside)) * bin_db
+_FIXED_DB, _FIXED_CROSS_DB = (-30.0, 5.0), (-35.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -60,11 +40,13 @@ class MeasuredBand:
     histogram: np.ndarray
     """int64 (`BINS`): despeckled dB"""
     enl: float | None
+    display: bool = False
+    """of an 8-bit picture"""
 
 
 @dataclass(frozen=True)
 class GroupRange:
-    """The dB range of a group: `lo_db` becomes code 1, `hi_db` code 255."""
+    """The dB range of a group: `lo_db` becomes code 1, `hi_db` the highest code."""
 
     lo_db: float
     hi_db: float
@@ -72,32 +54,35 @@ class GroupRange:
     speckle_std_db: float
     """s(L) of the noisiest scenes of the group, but for a few"""
 
-    @property
-    def step_db(self) -> float:
-        return (self.hi_db - self.lo_db) / CODES
-
 
 def group_ranges(groups: Mapping[str, Iterable[MeasuredBand]]) -> dict[str, GroupRange]:
     """The range of each group of a corpus, by its name.
 
     Does not depend on the order of groups or bands: sums are of whole numbers, or sorted. Groups of 8-bit pictures
-    (`.../display`) have margins of their own, all others that of the group with the most speckle.
+    have margins of their own, all others that of the group with the most speckle.
     """
     pooled = {name: list(bands) for name, bands in sorted(groups.items())}
     spreads = {name: _speckle_std_db(bands) for name, bands in pooled.items()}
-    most = max((spread for name, spread in spreads.items() if not _is_display(name)), default=0.0)
+    display = {name for name, bands in pooled.items() if any(band.display for band in bands)}
+    most = max((spread for name, spread in spreads.items() if name not in display), default=0.0)
     ranges = {}
     for name, bands in pooled.items():
         lo, hi = _ground_range(bands)
-        margin = SPECKLE_MARGIN * (spreads[name] if _is_display(name) else most)
+        margin = SPECKLE_MARGIN * (spreads[name] if name in display else most)
         pixels = sum(int(band.histogram.sum()) for band in bands)
         # rounded to a hundredth, so that the range reads well and survives JSON exactly
         ranges[name] = GroupRange(round(lo - margin, 2), round(hi + margin, 2), pixels, round(spreads[name], 4))
     return ranges
 
 
-def _is_display(group: str) -> bool:
-    return group.endswith("/display")
+def scene_range(band: MeasuredBand) -> GroupRange:
+    """The range of a band measured on itself alone: comparable with no other."""
+    return group_ranges({"scene": [band]})["scene"]
+
+
+def fixed_range(polarisation: str) -> tuple[float, float]:
+    """dB range of sigma or gamma nought that many use without looking: -30 to 5, cross-polarised -35 to 0."""
+    return _FIXED_CROSS_DB if polarisation in ("VH", "HV") else _FIXED_DB
 
 
 def _speckle_std_db(bands: list[MeasuredBand]) -> float:
@@ -155,16 +140,40 @@ def enl_bias_db(enl: float | None, quantity: str) -> float:
     return 0.0 if enl is None or quantity == "display" else round(log_bias_db(enl), 4)
 
 
-def encode(db: np.ndarray, lo_db: float, hi_db: float) -> np.ndarray:
-    """Codes, uint8, of dB values of any shape: 0 where NaN, else 1 + round((dB - lo) / step), clipped to 1..255."""
-    step = np.float32((hi_db - lo_db) / CODES)
+def code_dtype(bits: int) -> np.dtype:
+    """uint8 or little-endian uint16."""
+    return np.dtype({8: "|u1", 16: "<u2"}[bits])
+
+
+def code_steps(bits: int) -> int:
+    """Steps between the lowest valid code, 1, and the highest: 254 or 65534."""
+    return 2**bits - 2
+
+
+def encode(db: np.ndarray, lo_db: float, hi_db: float, bits: int = 8) -> np.ndarray:
+    """Codes, `code_dtype(bits)`, of dB values (float32) of any shape: 0 where NaN, else 1 + round((dB - lo) / step),
+    clipped to 1..255 or 1..65535."""
+    steps = code_steps(bits)
+    step = np.float32((hi_db - lo_db) / steps)
     codes = np.rint((db - np.float32(lo_db)) / step) + np.float32(1)
-    codes = np.clip(codes, 1, CODES + 1)
-    return np.where(np.isnan(codes), 0, codes).astype(np.uint8)
+    codes = np.clip(codes, 1, steps + 1)
+    return np.where(np.isnan(codes), 0, codes).astype(code_dtype(bits))
 
 
 def decode(codes: np.ndarray, lo_db: float, hi_db: float) -> np.ndarray:
-    """dB, float32, of codes of any shape; NaN where the code is 0. Inverse of `encode` to half a step."""
-    step = (hi_db - lo_db) / CODES
-    table = np.concatenate([[np.nan], lo_db + step * np.arange(CODES + 1)]).astype(np.float32)
+    """dB, float32, of codes (uint8 or uint16) of any shape; NaN where the code is 0. Inverse of `encode` to half a
+    step."""
+    steps = code_steps(8 * codes.dtype.itemsize)
+    step = (hi_db - lo_db) / steps
+    table = np.concatenate([[np.nan], lo_db + step * np.arange(steps + 1)]).astype(np.float32)
     return table[codes]
+
+
+def as_8_bit(codes: np.ndarray) -> np.ndarray:
+    """The 8-bit codes of 16-bit ones over the same dB range; 8-bit codes as they are. 0 stays 0, and 0 alone."""
+    return codes if codes.dtype == np.uint8 else _TO_8_BIT[codes]
+
+
+_TO_8_BIT = np.concatenate([[0], 1 + np.rint(np.arange(code_steps(16) + 1) * (code_steps(8) / code_steps(16)))]).astype(
+    np.uint8
+)

@@ -1,8 +1,8 @@
 """Tar shards: written to the same bytes every time, read by offset through mmap, verified to the bit.
 
-A sample is `{key}.npy` (uint8, C x H x W or H x W) followed by `{key}.json`. Plain USTAR with fixed times, owner and
-mode: `tar`, Python's `tarfile` and `webdataset` read it. Pixels lie uncompressed at a known offset, so that training
-reads a tile with one copy out of the page cache.
+A sample is `{key}.npy` (uint8 or uint16, C x H x W or H x W) followed by `{key}.json`. Plain USTAR with fixed times,
+owner and mode: `tar`, Python's `tarfile` and `webdataset` read it. Pixels lie uncompressed at a known offset, so that
+training reads a tile with one copy out of the page cache.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from sarsense.errors import ShardError
 from sarsense.files import atomic_write
+from sarsense.normalize import as_8_bit
 
 if TYPE_CHECKING:
     from sarsense.corpus import Corpus
@@ -53,10 +54,10 @@ class _HashingWriter:
         return self._position
 
 
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    """The header of a .npy file (format 1.0) of C-ordered uint8; numpy pads it so that data start on 64 bytes."""
+def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """The header of a .npy file (format 1.0) of a C-ordered array; numpy pads it so that data start on 64 bytes."""
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     return buffer.getvalue()
 
 
@@ -65,7 +66,7 @@ def write_shard(
 ) -> tuple[Shard, list[int]]:
     """Write a whole shard atomically; the shard, and the offset of each tile's first pixel in it.
 
-    `samples`: key, uint8 array, description. The bytes depend on the samples alone.
+    `samples`: key, array of codes, description. The bytes depend on the samples alone.
     """
     offsets: list[int] = []
     with atomic_write(root / relative) as file:
@@ -73,7 +74,7 @@ def write_shard(
         # tarfile wants a whole file object; it only writes and tells
         with tarfile.open(fileobj=writer, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[arg-type]
             for key, tile, description in samples:
-                header = npy_header(tile.shape)
+                header = npy_header(tile.shape, tile.dtype)
                 _add(tar, f"{key}.npy", header + np.ascontiguousarray(tile).tobytes())
                 text = json.dumps(description, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
                 data_end = writer.tell()
@@ -96,12 +97,16 @@ class TileReader:
     the corpus says: a truncated shard is never a shorter epoch.
     """
 
-    def __init__(self, corpus: Corpus, split: str | None = None) -> None:
+    def __init__(self, corpus: Corpus, split: str | None = None, eight_bit: bool = False) -> None:
+        """eight_bit: whatever the corpus holds, read 8-bit codes (`sarsense.normalize.as_8_bit`)."""
         table = corpus.tiles(split, columns=["key", "shard", "offset"])
         self.keys: list[str] = table["key"].to_pylist()
         self.ids = tile_ids(self.keys)
         self._shape = corpus.tile_shape
-        self._nbytes = int(np.prod(self._shape))
+        self._stored = corpus.dtype
+        self._nbytes = int(np.prod(self._shape)) * self._stored.itemsize
+        self.dtype = np.dtype(np.uint8) if eight_bit else self._stored
+        """of what is read: uint8 or uint16"""
         self._offsets = table["offset"].to_numpy()
         names: list[str] = table["shard"].to_pylist()
         order = {name: index for index, name in enumerate(dict.fromkeys(names))}
@@ -113,13 +118,14 @@ class TileReader:
         return len(self.keys)
 
     def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """The tiles at `indices` (any order, repeats allowed): uint8 (n, C, H, W), into `out` where given."""
+        """The tiles at `indices` (any order, repeats allowed): (n, C, H, W) of `dtype`, into `out` where given."""
         if out is None:
-            out = np.empty((len(indices), *self._shape), np.uint8)
-        flat = out.reshape(len(indices), self._nbytes)
+            out = np.empty((len(indices), *self._shape), self.dtype)
         for row, index in enumerate(indices):
             start = self._offsets[index]
-            flat[row] = self._maps[self._shard_of[index]][start : start + self._nbytes]
+            raw = self._maps[self._shard_of[index]][start : start + self._nbytes]
+            codes = raw.view(self._stored).reshape(self._shape)
+            out[row] = codes if self.dtype == self._stored else as_8_bit(codes)
         return out
 
 
@@ -143,7 +149,9 @@ def _map(path: Path, size: int) -> np.ndarray:
         raise ShardError(f"{path}: a shard of the corpus cannot be read: {error.strerror or error}") from error
 
 
-def verify_shard(root: Path, shard: Shard, rows: list[dict[str, Any]], shape: tuple[int, ...]) -> list[str]:
+def verify_shard(
+    root: Path, shard: Shard, rows: list[dict[str, Any]], shape: tuple[int, ...], dtype: np.dtype
+) -> list[str]:
     """Everything that is wrong with a shard, as sentences; empty when it is what the corpus says.
 
     `rows`: the shard's rows of tiles.parquet in order (key, offset, content_hash). Checks size, SHA-256, tar
@@ -160,12 +168,12 @@ def verify_shard(root: Path, shard: Shard, rows: list[dict[str, Any]], shape: tu
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != shard.sha256:
         problems.append(f"{shard.path}: sha256 {digest[:12]}..., expected {shard.sha256[:12]}...")
-    problems += [f"{shard.path}: {problem}" for problem in _verify_members(path, rows, shape)]
+    problems += [f"{shard.path}: {problem}" for problem in _verify_members(path, rows, shape, dtype)]
     return problems
 
 
-def _verify_members(path: Path, rows: list[dict[str, Any]], shape: tuple[int, ...]) -> Iterator[str]:
-    header = npy_header(shape)
+def _verify_members(path: Path, rows: list[dict[str, Any]], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[str]:
+    header = npy_header(shape, dtype)
     try:
         with tarfile.open(path, "r:") as tar:
             for row in rows:
@@ -180,7 +188,7 @@ def _verify_members(path: Path, rows: list[dict[str, Any]], shape: tuple[int, ..
                     yield f"tile {row['key']} at byte {array.offset_data + len(header)}, expected {row['offset']}"
                 data = _member(tar, array)
                 if not data.startswith(header):
-                    yield f"tile {row['key']}: not a uint8 array of shape {shape} (byte {array.offset_data})"
+                    yield f"tile {row['key']}: not a {dtype.name} array of shape {shape} (byte {array.offset_data})"
                 elif tile_hash(data[len(header) :]) != row["content_hash"]:
                     yield f"tile {row['key']}: pixels differ from the table's hash (bytes from {row['offset']})"
                 try:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import build as builder
+from pipelines import stages
 from pipelines.build import build
 from sarsense.calibration import NOISE_FLOOR, Lut, border_noise, calibrate
 from sarsense.config import BuildConfig
@@ -200,13 +200,13 @@ def test_changed_metadata_are_seen_by_the_next_build_and_a_new_scene_costs_one(f
     """A calibration table edited in place: a finished corpus is not taken for current, an unfinished one reads it."""
     safe, _ = filled
     scanned: list[str] = []
-    scan_task = builder.scan_task
+    scan_task = stages.scan_task
 
     def counted(path: str, *rest: object) -> None:
         scanned.append(Path(path).name)
         scan_task(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(builder, "scan_task", counted)
+    monkeypatch.setattr(stages, "scan_task", counted)
     config, out = BuildConfig(tile_size=128, val_share=0.0), tmp_path / "corpus"
     build([str(safe.parent)], out, config, workers=0)
     level = open_corpus(out).tiles()["mean_db"].to_pylist()

@@ -1,20 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from sarsense.histogram import BIN_DB, histogram_db, percentile_db, share_outside, trimmed, whole
 from sarsense.normalize import (
-    BIN_DB,
     SPECKLE_MARGIN,
     GroupRange,
     MeasuredBand,
+    as_8_bit,
     decode,
     encode,
     enl_bias_db,
     group_ranges,
-    histogram_db,
-    percentile_db,
 )
 from sarsense.speckle import BlockStatistics, boxcar, estimate_enl, log_bias_db, log_std_db
 from tests.conftest import speckled_power
@@ -22,16 +23,31 @@ from tests.conftest import speckled_power
 finite_db = arrays(np.float32, (50,), elements=st.floats(-40, 10, width=32))
 
 
-@given(db=finite_db, lo=st.floats(-60, -5), span=st.floats(3, 90))
-def test_round_trip_is_within_half_a_step_inside_the_range(db, lo, span):
+@given(db=finite_db, lo=st.floats(-60, -5), span=st.floats(3, 90), bits=st.sampled_from([8, 16]))
+def test_round_trip_is_within_half_a_step_inside_the_range(db, lo, span, bits):
     inside = np.clip(db, lo, lo + span).astype(np.float32)
-    back = decode(encode(inside, lo, lo + span), lo, lo + span)
-    assert np.abs(back - inside).max() <= 0.5 * span / 254 + 2e-5
+    back = decode(encode(inside, lo, lo + span, bits), lo, lo + span)
+    assert np.abs(back - inside).max() <= 0.5 * span / {8: 254, 16: 65534}[bits] + 2e-5
 
 
-@given(db=arrays(np.float32, (50,), elements=st.floats(-300, 300, width=32) | st.just(float("nan"))))
-def test_code_zero_is_no_data_and_nothing_else(db):
-    codes = encode(db, -30.0, 5.0)
+any_db = arrays(np.float32, (50,), elements=st.floats(-300, 300, width=32) | st.just(float("nan")))
+
+
+@given(db=any_db, lo=st.floats(-60, -5), span=st.floats(3, 90))
+def test_sixteen_bits_made_coarse_are_the_eight_bits_but_for_ties(db, lo, span):
+    fine, coarse = encode(db, lo, lo + span, bits=16), encode(db, lo, lo + span)
+    made = as_8_bit(fine)
+    assert fine.dtype == np.uint16 and made.dtype == coarse.dtype == np.uint8
+    place = 1 + (np.clip(db, lo, lo + span) - lo) / span * 254
+    clear = np.isnan(db) | (np.abs(place % 1 - 0.5) > 0.01)
+    np.testing.assert_array_equal(made[clear], coarse[clear])
+    np.testing.assert_array_equal(made == 0, np.isnan(db))
+    np.testing.assert_array_equal(as_8_bit(coarse), coarse)
+
+
+@given(db=any_db, bits=st.sampled_from([8, 16]))
+def test_code_zero_is_no_data_and_nothing_else(db, bits):
+    codes = encode(db, -30.0, 5.0, bits)
     np.testing.assert_array_equal(codes == 0, np.isnan(db))
     np.testing.assert_array_equal(np.isnan(decode(codes, -30.0, 5.0)), np.isnan(db))
 
@@ -40,6 +56,15 @@ def test_code_zero_is_no_data_and_nothing_else(db):
 def test_histograms_of_parts_add_up_to_that_of_the_whole(parts):
     whole = histogram_db(np.concatenate(parts))
     np.testing.assert_array_equal(whole, np.sum([histogram_db(part) for part in parts], axis=0))
+
+
+@given(db=finite_db, lo=st.floats(-40, -10), span=st.floats(1, 30))
+def test_a_trimmed_histogram_comes_back_and_knows_what_lies_outside(db, lo, span):
+    histogram = histogram_db(db)
+    np.testing.assert_array_equal(whole(*trimmed(histogram)), histogram)
+    below, above = share_outside(histogram, lo, lo + span)
+    assert np.mean(db < lo - BIN_DB) <= below <= np.mean(db < lo + BIN_DB)
+    assert np.mean(db > lo + span + BIN_DB) <= above <= np.mean(db > lo + span - BIN_DB)
 
 
 def test_percentiles_agree_with_numpy_within_a_bin():
@@ -128,7 +153,7 @@ def test_what_several_scenes_have_stays_in_the_range():
 
 
 def test_pictures_do_not_widen_the_range_of_measurements():
-    measured, picture = [_band(-12.0, 9.0, 1)], [_band(30.0, 1.0, 2)]
+    measured, picture = [_band(-12.0, 9.0, 1)], [replace(_band(30.0, 1.0, 2), display=True)]
     alone = group_ranges({"A/IW/VV/sigma0": measured})
     beside = group_ranges({"A/IW/VV/sigma0": measured, "unknown/unknown/b1/display": picture})
     assert beside["A/IW/VV/sigma0"] == alone["A/IW/VV/sigma0"]

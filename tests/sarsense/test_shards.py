@@ -74,7 +74,7 @@ def test_an_interrupted_write_leaves_no_shard(tmp_path):
     assert not list((tmp_path / "train").iterdir())
 
 
-def _reader(root, shard, offsets, rows) -> TileReader:
+def _reader(root, shard, offsets, rows, dtype="uint8", eight_bit=False) -> TileReader:
     import pyarrow as pa
 
     class Table(Corpus):
@@ -83,8 +83,8 @@ def _reader(root, shard, offsets, rows) -> TileReader:
                 {"key": [r["key"] for r in rows], "shard": [shard.path] * len(rows), "offset": list(offsets)}
             )
 
-    manifest = {"name": "c", "digest": "0", "tile_shape": [1, *SHAPE], "shards": [vars(shard)]}
-    return TileReader(Table(root, manifest), "train")
+    manifest = {"name": "c", "digest": "0", "tile_shape": [1, *SHAPE], "dtype": dtype, "shards": [vars(shard)]}
+    return TileReader(Table(root, manifest), "train", eight_bit)
 
 
 def test_reader_gives_any_tiles_in_any_order(written):
@@ -94,6 +94,29 @@ def test_reader_gives_any_tiles_in_any_order(written):
     out = np.empty((2, 1, *SHAPE), np.uint8)
     assert reader.read(np.array([1, 2]), out) is out
     np.testing.assert_array_equal(out[:, 0], TILES[1:3])
+
+
+def test_sixteen_bits_are_read_as_they_are_or_as_eight(tmp_path):
+    tiles = np.random.default_rng(0).integers(0, 2**16, (3, *SHAPE)).astype("<u2")
+    tiles[0, 0, :3] = 0, 1, 65535
+    samples = [(f"scene-{i}", tile, {"key": f"scene-{i}"}) for i, tile in enumerate(tiles)]
+    shard, offsets = write_shard(tmp_path, "train/c.tar", "train", samples)
+    with tarfile.open(tmp_path / shard.path) as tar:
+        member = tar.extractfile("scene-1.npy")
+        assert member is not None
+        np.testing.assert_array_equal(np.load(io.BytesIO(member.read())), tiles[1])
+    rows = [
+        {"key": key, "offset": offset, "content_hash": tile_hash(tile.tobytes())}
+        for (key, tile, _), offset in zip(samples, offsets, strict=True)
+    ]
+    assert verify_shard(tmp_path, shard, rows, SHAPE, tiles.dtype) == []
+    assert "not a uint8 array" in " ".join(verify_shard(tmp_path, shard, rows, SHAPE, np.dtype(np.uint8)))
+    native = _reader(tmp_path, shard, offsets, rows, dtype="uint16")
+    np.testing.assert_array_equal(native.read(np.array([2, 0])), tiles[[2, 0]][:, None])
+    coarse = _reader(tmp_path, shard, offsets, rows, dtype="uint16", eight_bit=True).read(np.arange(3))
+    expected = np.where(tiles == 0, 0, 1 + np.round((tiles - 1.0) / 65534 * 254)).astype(np.uint8)
+    assert coarse.dtype == np.uint8 and coarse[0, 0, 0, :3].tolist() == [0, 1, 255]
+    np.testing.assert_array_equal(coarse[:, 0], expected)
 
 
 def test_truncated_or_missing_shard_is_an_error_that_names_it(written):
@@ -111,13 +134,13 @@ def test_verify_finds_a_flipped_bit_anywhere(written):
     root, shard, offsets, rows = written
     path = root / shard.path
     whole = path.read_bytes()
-    assert verify_shard(root, shard, rows, SHAPE) == []
+    assert verify_shard(root, shard, rows, SHAPE, TILES.dtype) == []
     rng = np.random.default_rng(1)
     for position in [0, offsets[2] + 7, len(whole) - 1, *rng.integers(0, len(whole), 20)]:
         changed = bytearray(whole)
         changed[position] ^= 1 << rng.integers(8)
         path.write_bytes(changed)
-        assert verify_shard(root, shard, rows, SHAPE), f"bit at byte {position} not found"
+        assert verify_shard(root, shard, rows, SHAPE, TILES.dtype), f"bit at byte {position} not found"
 
 
 def test_verify_names_the_tile_that_changed(written):
@@ -126,17 +149,17 @@ def test_verify_names_the_tile_that_changed(written):
     changed = bytearray(path.read_bytes())
     changed[offsets[3] + 11] ^= 4
     path.write_bytes(changed)
-    assert any("scene-abc-VV-00003" in problem for problem in verify_shard(root, shard, rows, SHAPE))
+    assert any("scene-abc-VV-00003" in problem for problem in verify_shard(root, shard, rows, SHAPE, TILES.dtype))
 
 
 def test_verify_says_missing_and_short(written):
     root, shard, _, rows = written
     path = root / shard.path
     path.write_bytes(path.read_bytes()[:5000])
-    problems = " ".join(verify_shard(root, shard, rows, SHAPE))
+    problems = " ".join(verify_shard(root, shard, rows, SHAPE, TILES.dtype))
     assert "5000 bytes" in problems
     path.unlink()
-    assert verify_shard(root, shard, rows, SHAPE) == ["train/c-train-000000.tar: missing"]
+    assert verify_shard(root, shard, rows, SHAPE, TILES.dtype) == ["train/c-train-000000.tar: missing"]
 
 
 def test_ids_depend_on_keys_alone():

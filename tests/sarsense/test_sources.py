@@ -111,7 +111,7 @@ def test_a_vsizip_path_is_a_source(tmp_path: Path):
             list_sources([wrong])
 
 
-@pytest.mark.parametrize("stage", ["_measure_all", "_cut_all"])
+@pytest.mark.parametrize("stage", ["measure_all", "cut_all"])
 def test_a_file_that_changes_during_a_build_is_refused_and_taken_by_the_next(tmp_path: Path, monkeypatch, stage: str):
     """Rewritten between stages: its tiles would have the values of one state and the statistics of another."""
     path = scene(tmp_path / "in" / "a_VV.tif", 0)

@@ -1,0 +1,304 @@
+"""The stages of a build, one function each: what is asked of the workers, and what becomes of their answers.
+
+A stage is a set of independent tasks, one a scene or one a shard, whose results are files under `.build/`, named by
+what decides them: what is there already is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipelines.cluster import Runner
+from pipelines.entries import Entry, identity_hash, why_no_tile
+from pipelines.stacks import join_stacks, refuse_broken
+from pipelines.tasks import cut_task, measure_task, prepare_task, scan_task, shard_task
+from sarsense.config import BuildConfig
+from sarsense.corpus import array_shape
+from sarsense.cut import Channel, scene_digest, scene_id, why_not_despeckled
+from sarsense.dedup import duplicate_row, exact_duplicates
+from sarsense.errors import SarsenseError
+from sarsense.files import read_json, write_json
+from sarsense.measure import Measurement
+from sarsense.normalize import code_dtype, code_steps, enl_bias_db
+from sarsense.scene import Scene
+from sarsense.shards import Shard
+from sarsense.sidecars import still_holds
+from sarsense.sources import SourceFile
+
+
+class Progress(Protocol):
+    """Who wants to know how far the build is."""
+
+    def stage(self, name: str, total: int) -> None: ...
+    def advance(self) -> None: ...
+
+
+def _run_stage(
+    name: str,
+    runner: Runner,
+    progress: Progress,
+    task: Callable[..., None],
+    jobs: list[tuple[Entry, Path, tuple[Any, ...]]],
+) -> list[tuple[Entry, dict[str, Any]]]:
+    """Run `task(*arguments, result)` for the jobs whose result is not there yet; entry and result of those that
+    were not refused."""
+    progress.stage(name, len(jobs))
+    todo = []
+    for entry, result, arguments in jobs:
+        if result.exists() and not read_json(result).get("again"):
+            progress.advance()
+        else:
+            todo.append((entry, (*arguments, result)))
+
+    def done(index: int, outcome: Any) -> None:
+        if isinstance(outcome, OSError):
+            raise SarsenseError(f"{name}: {outcome}; free the disk or mend it, then run the same command again")
+        if isinstance(outcome, Exception):
+            todo[index][0].refuse(f"{name} failed on several workers ({outcome}): file damaged or too large?")
+        progress.advance()
+
+    try:
+        runner.run(task, [arguments for _, arguments in todo], done)
+    except OSError as error:
+        raise SarsenseError(f"{name}: {error}; free the disk or mend it, then run the same command again") from error
+    results = []
+    for entry, result, _ in jobs:
+        if not result.exists():
+            continue
+        value = read_json(result)
+        if "refused" in value:
+            entry.refuse(value["refused"])
+        else:
+            results.append((entry, value))
+    return results
+
+
+def scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Runner, progress: Progress) -> None:
+    decisive = [
+        getattr(config, name)
+        for name in ("tile_size", "unit", "calibrate", "multilook", "spacing", "allow_unplaced", "polarisations")
+    ]
+    jobs = []
+    for entry in entries:
+        if entry.status != "sidecar":
+            file = entry.file
+            identity = [file.path, file.relative, entry.stamp, asdict(file.stated), decisive]
+            result = work / "scan" / f"{identity_hash(identity)}.json"
+            if result.exists() and not still_holds(read_json(result)["consulted"]):
+                result.unlink()  # metadata beside it came, went or changed
+            jobs.append((entry, result, (file.path, file.relative, file.stated, config)))
+    for entry, value in _run_stage("scan", runner, progress, scan_task, jobs):
+        entry.scene = Scene.from_json(value["scene"])
+    for entry, result, _ in jobs:
+        if result.exists():
+            entry.consulted = read_json(result)["consulted"]
+    if config.bands == "stack":
+        join_stacks(entries, config.polarisations)
+
+
+def prepare_all(entries: list[Entry], work: Path, runner: Runner, progress: Progress) -> None:
+    """Complex and resampled scenes: into files of our own, which are measured and cut in their place."""
+    jobs = []
+    for entry in entries:
+        if entry.scene is not None and entry.scene.preparation is not None:
+            stem = identity_hash([entry.scene.to_json(), entry.stamp, entry.consulted])
+            file, result = work / "prepare" / f"{stem}.tif", work / "prepare" / f"{stem}.json"
+            if not file.exists():
+                result.unlink(missing_ok=True)  # of a finished build, which keeps no pixels
+            jobs.append((entry, result, (entry.scene, entry.stamps(), file)))
+    if not jobs:
+        return
+    for entry, _, _ in jobs:
+        entry.scene = None  # unless it is prepared below
+    for entry, value in _run_stage("prepare", runner, progress, prepare_task, jobs):
+        entry.scene = Scene.from_json(value["scene"])
+
+
+def measure_all(entries: list[Entry], work: Path, runner: Runner, progress: Progress) -> None:
+    jobs = []
+    for entry in entries:
+        if entry.scene is not None:
+            identity = [entry.scene.to_json(), entry.stamp, entry.consulted]
+            jobs.append((entry, work / "measure" / f"{identity_hash(identity)}.json", (entry.scene, entry.stamps())))
+    for entry, value in _run_stage("measure", runner, progress, measure_task, jobs):
+        assert entry.scene is not None
+        entry.measurement = Measurement.from_json(value["measurement"])
+        entry.identity = scene_id(entry.scene, entry.measurement)
+        entry.status = "used"
+
+
+def drop_duplicate_scenes(entries: list[Entry]) -> list[Any]:
+    """Scenes with the same values at the same place: the smallest path is kept."""
+    used = sorted((e for e in entries if e.status == "used"), key=lambda e: (e.file.relative, e.file.path))
+    ranked = {f"{rank:09d}": entry for rank, entry in enumerate(used)}
+    digests = {r: scene_digest(e.scene, e.measurement) for r, e in ranked.items() if e.scene and e.measurement}
+    same = exact_duplicates(digests.items())
+    rows = []
+    for dropped, kept in sorted(same.items()):
+        entry, original = ranked[dropped], ranked[kept]
+        entry.status, entry.reason = "duplicate", f"the same values as {original.file.relative}"
+        rows.append(duplicate_row("exact scene", entry.file.relative, original.file.relative))
+    return rows
+
+
+def note_unfiltered(entries: list[Entry], config: BuildConfig) -> None:
+    """Say of the scenes that --content wants filtered why some are left as they are."""
+    for entry in entries:
+        if config.content == "speckled" or entry.scene is None or entry.measurement is None:
+            continue
+        told = []
+        for band, measured in zip(entry.scene.bands, entry.measurement.bands, strict=True):
+            if reason := why_not_despeckled(entry.scene, band, measured.enl):
+                told.append(f"{band.polarisation} is not despeckled: {reason}")
+        entry.scene = replace(entry.scene, notes=(*entry.scene.notes, *told))
+
+
+def cut_all(
+    entries: list[Entry],
+    config: BuildConfig,
+    work: Path,
+    runner: Runner,
+    progress: Progress,
+) -> None:
+    # what does not change a tile does not cut it again
+    decisive = asdict(replace(config, name="corpus", version="", shard_mib=1))
+    jobs = []
+    for entry in entries:
+        if entry.status == "used" and not entry.follows:
+            stacks = channels_of(entry, config)
+            contents = [member.measurement.content_hash for member in entry.stack or [entry] if member.measurement]
+            stem = identity_hash([[[asdict(channel) for channel in one] for one in stacks], contents, decisive])
+            entry.codes = work / "cut" / f"{stem}.codes"
+            sources = [stamp for member in entry.stack or [entry] for stamp in member.stamps()]
+            arguments = (stacks, entry.identity, config, sources, entry.codes)
+            jobs.append((entry, work / "cut" / f"{stem}.json", arguments))
+    for entry, value in _run_stage("cut", runner, progress, cut_task, jobs):
+        entry.rows = value.pop("rows")
+        entry.cut = value
+        if not entry.rows:
+            entry.refuse(why_no_tile(value, config))
+    refuse_broken(entries)
+
+
+def channels_of(entry: Entry, config: BuildConfig) -> list[list[Channel]]:
+    """The channels of the tiles of an entry: one stack of all, or one a band."""
+    found: list[tuple[str, Channel]] = []
+    members = {id(member): member for member in entry.stack or [entry]}  # one file may hold all
+    for member in members.values():
+        assert member.scene is not None and member.measurement is not None
+        for band, measured, (lo, hi) in zip(member.scene.bands, member.measurement.bands, member.bounds, strict=True):
+            bias = 0.0 if config.normalization == "fixed" else enl_bias_db(measured.enl, band.quantity)
+            found.append((band.polarisation, Channel(member.scene, band, measured.enl, lo, hi, bias)))
+    if config.bands == "single":
+        return [_contents([channel], config) for _, channel in found]
+    by_polarisation = dict(found)
+    return [_contents([by_polarisation[polarisation] for polarisation in config.polarisations], config)]
+
+
+def _contents(channels: list[Channel], config: BuildConfig) -> list[Channel]:
+    """The channels as --content wants them: of both, all speckled ones come first."""
+    speckled = channels if config.content != "despeckled" else []
+    despeckled = [replace(channel, despeckled=True) for channel in channels] if config.content != "speckled" else []
+    return [*speckled, *despeckled]
+
+
+def drop_duplicate_tiles(entries: list[Entry]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """All tiles that stay, and rows for those that repeat another to the bit (the smallest key is kept)."""
+    tiles = []
+    for entry in entries:
+        if entry.status == "used" and entry.rows:
+            tiles += [{**row, "codes": entry.codes, "entry": entry} for row in entry.rows]
+    same = exact_duplicates((tile["key"], tile["content_hash"]) for tile in tiles)
+    rows = [duplicate_row("exact tile", dropped, kept) for dropped, kept in sorted(same.items())]
+    kept = []
+    for tile in tiles:
+        if tile["key"] in same:
+            tile["entry"].duplicates += 1
+        else:
+            kept.append(tile)
+    return kept, rows
+
+
+def shard_all(
+    tiles: list[dict[str, Any]],
+    out: Path,
+    config: BuildConfig,
+    work: Path,
+    runner: Runner,
+    progress: Progress,
+) -> list[Shard]:
+    """Put the tiles into shards, in a seeded order that mixes scenes.
+
+    Replaces the content of `tiles` by the tiles in the order of the shards, with shard, offset and bytes.
+    """
+    shape = array_shape(config.tile_shape)
+    size = math.prod(shape) * code_dtype(config.bits).itemsize
+    a_shard = max(1, config.shard_mib * 2**20 // (size + 4096))
+    plan: list[tuple[str, str, list[dict[str, Any]]]] = []
+    for split in ("train", "val"):
+        mine = [tile for tile in tiles if tile["split"] == split]
+        mine.sort(key=lambda tile: hashlib.sha256(f"{config.seed}:{tile['key']}".encode()).digest())
+        for number, first in enumerate(range(0, len(mine), a_shard)):
+            relative = f"{split}/{config.name}-{split}-{number:06d}.tar"
+            plan.append((relative, split, mine[first : first + a_shard]))
+    jobs = []
+    for relative, split, members in plan:
+        described = [(str(t["codes"]), t["index"], _description(t, config.bits)) for t in members]
+        identity = identity_hash([relative, [d for _, _, d in described], [t["content_hash"] for t in members]])
+        result = work / "shard" / f"{identity}.json"
+        if not (result.exists() and (out / relative).exists()):
+            result.unlink(missing_ok=True)
+            # by file, not through the scheduler: a plan of small tiles is megabytes long
+            write_json(result.with_suffix(".plan"), described)
+        arguments = (out, relative, split, result.with_suffix(".plan"), shape, config.bits)
+        jobs.append((Entry(SourceFile("", relative, False)), result, arguments))
+    _clear_other_plans(out, work, {relative for relative, _, _ in plan}, {result.stem for _, result, _ in jobs})
+    _run_stage("shard", runner, progress, shard_task, jobs)
+    shards = []
+    tiles.clear()
+    for (relative, _, members), (_, result, _) in zip(plan, jobs, strict=True):
+        if not result.exists():
+            raise SarsenseError(f"{out / relative}: could not be written; run the same command again")
+        value = read_json(result)
+        shards.append(Shard(**value["shard"]))
+        for tile, offset in zip(members, value["offsets"], strict=True):
+            tiles.append({**tile, "shard": relative, "offset": offset, "bytes": size})
+    return shards
+
+
+def _clear_other_plans(out: Path, work: Path, shards: set[str], identities: set[str]) -> None:
+    """Remove what an earlier, unfinished run with another plan left: its shards, their records, temporary files."""
+    for path in [*(out / "train").glob("*"), *(out / "val").glob("*")]:
+        if path.relative_to(out).as_posix() not in shards:
+            path.unlink()
+    for path in (work / "shard").glob("*"):
+        if path.stem not in identities:
+            path.unlink()
+
+
+def _description(tile: dict[str, Any], bits: int) -> dict[str, Any]:
+    """The JSON of a sample: enough to place it and to undo its normalisation without any other file.
+
+    Of a stack, `channels` and `normalization` are lists in the order of the channels.
+    """
+    normalization = [_normalization(channel, bits) for channel in tile["channels"]]
+    names = (
+        "key scene source band polarisation content group sensor mode datetime row col crs transform lon lat "
+        "spacing_x_m spacing_y_m valid_fraction mean_db enl split"
+    )
+    base = {name: tile[name] for name in names.split()}
+    if len(normalization) == 1:
+        return {**base, "normalization": normalization[0]}
+    return {**base, "channels": tile["channels"], "normalization": normalization}
+
+
+def _normalization(channel: dict[str, Any], bits: int) -> dict[str, Any]:
+    return {
+        **{name: channel[name] for name in ("lo_db", "hi_db", "enl_bias_db")},
+        "db": f"lo_db + (code - 1) * (hi_db - lo_db) / {code_steps(bits)} + enl_bias_db; code 0 is no data",
+    }

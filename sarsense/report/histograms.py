@@ -1,0 +1,131 @@
+"""Histograms of dB by group: of the tiles as they were coded, and of the ground that the ranges were measured on."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sarsense.corpus import Corpus
+from sarsense.normalize import decode
+from sarsense.report.counts import group_statistics
+from sarsense.report.picture import DPI, check_picture, require_tiles, save
+from sarsense.shards import TileReader
+
+_SAMPLE_TILES = 400
+_EDGE = "#8a3d16"
+_VALID = np.arange(1, 256, dtype=np.uint8)
+
+
+def histogram_figure(corpus: Corpus, out_png: Path) -> None:
+    """Histograms of dB by group and channel, out of up to 400 tiles of each, with the range that becomes the codes.
+
+    dB are decoded from the codes, with the scenes' speckle bias taken off as in the codes: so the ends pile up at the
+    range, and what was clipped there is stated.
+    """
+    check_picture(out_png)
+    rows = corpus.tiles(columns=["group", "channels"]).to_pylist()
+    require_tiles(rows, corpus)
+    by_group: dict[str, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        by_group[row["group"]].append(index)
+    drawn = [(name, number) for name in sorted(by_group) for number in range(len(rows[by_group[name][0]]["channels"]))]
+    reader = TileReader(corpus, eight_bit=True)
+    figure, panels = _panels(corpus, "backscatter by group", len(drawn))
+    for axes, (name, number) in zip(panels, drawn, strict=True):
+        members = by_group[name]
+        step = max(1, -(-len(members) // _SAMPLE_TILES))
+        counts: dict[tuple[float, float], np.ndarray] = defaultdict(lambda: np.zeros(256, np.int64))
+        for index in members[::step]:
+            channel = rows[index]["channels"][number]
+            codes = reader.read(np.array([index]))[0, number]
+            counts[channel["lo_db"], channel["hi_db"]] += np.bincount(codes.ravel(), minlength=256)
+        _draw_codes(axes, counts)
+        channel = rows[members[0]]["channels"][number]
+        content = "" if channel["content"] == "speckled" else f", {channel['content']}"
+        axes.set_title(f"{channel['group']}{content}   ({len(members)} tiles)", size=8.5, loc="left")
+    save(figure, out_png)
+
+
+def statistics_figure(corpus: Corpus, out_png: Path) -> None:
+    """The despeckled dB that the range of each group was measured on, and that range: from the ground's percentiles
+    to the range's ends is what speckle was given."""
+    check_picture(out_png)
+    groups = group_statistics(corpus)
+    figure, panels = _panels(corpus, "the ground, despeckled, and the range of the codes", len(groups))
+    for axes, row in zip(panels, groups, strict=True):
+        kept = corpus.manifest["statistics"][row["group"]]
+        counts = np.array(kept["counts"])
+        levels = kept["first_db"] + kept["bin_db"] * (np.arange(len(counts)) + 0.5)
+        share = 100 * counts / counts.sum() / kept["bin_db"]
+        axes.fill_between(levels, share, step="mid", color="0.55", lw=0)
+        for name in ("db_0.1", "db_50", "db_99.9"):
+            axes.axvline(row[name], color="0.25", lw=0.8, ls=":")
+        lo, hi = row["lo_db"], row["hi_db"]
+        low, high = (row["db_0.1"], row["db_99.9"]) if lo is None else (lo, hi)
+        span = high - low
+        axes.set_xlim(low - 0.22 * span, high + 0.22 * span)
+        axes.set_ylim(0, 1.25 * float(share.max()))
+        if lo is not None:
+            _draw_range(axes, lo, hi, (f"{lo:.1f} dB", f"{hi:.1f} dB"))
+        looks = "looks unknown" if row["enl"] is None else f"ENL {row['enl'][1]:.3g}"
+        axes.set_title(
+            f"{row['group']}   ({row['scenes']} scene{'s' * (row['scenes'] > 1)}, {looks})", size=8.5, loc="left"
+        )
+        _label(axes, "dB, despeckled; dotted: 0.1, 50 and 99.9 %")
+    save(figure, out_png)
+
+
+def _panels(corpus: Corpus, title: str, count: int) -> tuple[Figure, list[Any]]:
+    """A figure of `count` axes, two a line."""
+    columns = min(2, count)
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=(5.2 * columns, 2.6 * lines + 0.45), dpi=DPI, layout="constrained")
+    figure.suptitle(f"{corpus.name} {corpus.manifest['version']}: {title}", size=11, weight="bold", x=0.5)
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def _draw_codes(axes: Any, counts: dict[tuple[float, float], np.ndarray]) -> None:
+    """`counts`: of each 8-bit code, by the range that the codes stand for; one range but for corpora by scene."""
+    lo, hi = min(lo for lo, _ in counts), max(hi for _, hi in counts)
+    # of many ranges, whose codes fall between one another's, coarser bins
+    edges = lo + (hi - lo) * (np.arange(256 if len(counts) == 1 else 65) - 0.5) / (254 if len(counts) == 1 else 63)
+    share = np.zeros(len(edges) - 1)
+    for bounds, found in counts.items():
+        share += np.histogram(decode(_VALID, *bounds), edges, weights=found[1:])[0]
+    total = max(float(share.sum()), 1.0)
+    low, high = (100 * sum(int(found[code]) for found in counts.values()) / total for code in (1, 255))
+    share *= 100 / total / (edges[1] - edges[0])
+    middles = (edges[1:] + edges[:-1]) / 2
+    axes.fill_between(middles, share, step="mid", color="0.55", lw=0)
+    axes.plot(middles, share, drawstyle="steps-mid", color="0.2", lw=0.8)
+    # the ends hold all that was clipped; the axis is for what lies between
+    axes.set_ylim(0, 1.25 * max(float(share[1:-1].max()), 1e-6))
+    axes.set_xlim(lo - 0.22 * (hi - lo), hi + 0.22 * (hi - lo))
+    edge = "{:.1f} dB" if len(counts) == 1 else "{:.1f} dB at most,\neach scene its own"
+    _draw_range(axes, lo, hi, (f"{edge.format(lo)}\n{low:.2f} %\nclipped", f"{edge.format(hi)}\n{high:.2f} %\nclipped"))
+    _label(axes, "dB, speckle bias taken off")
+
+
+def _draw_range(axes: Any, lo: float, hi: float, texts: tuple[str, str]) -> None:
+    left, right = axes.get_xlim()
+    axes.axvspan(left, lo, color="#d1622b", alpha=0.10, lw=0)
+    axes.axvspan(hi, right, color="#d1622b", alpha=0.10, lw=0)
+    for edge, text, side in ((lo, texts[0], "right"), (hi, texts[1], "left")):
+        axes.axvline(edge, color="#d1622b", lw=1)
+        outside = {"xytext": (4 if side == "left" else -4, 0), "textcoords": "offset points", "ha": side}
+        axes.annotate(text, (edge, 0.96), xycoords=("data", "axes fraction"), va="top", size=7, color=_EDGE, **outside)
+
+
+def _label(axes: Any, x: str) -> None:
+    axes.set_xlabel(x, size=8)
+    axes.set_ylabel("per cent a dB", size=8)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
