@@ -58,6 +58,39 @@ class ViewConfig:
 
 
 @dataclass(frozen=True)
+class SpeckleConfig:
+    """What happens to the speckle of a tile before a view is cut from it. Defaults: nothing, as published."""
+
+    mix_probability: float = 0.0
+    """share of views anywhere between the speckled and the filtered channel (corpora of --content both)"""
+    respeckle_probability: float = 0.0
+    """share of views with speckle of their own: the filtered channel times speckle (corpora of --content both)"""
+    fewer_looks_probability: float = 0.0
+    """share of views with more speckle than the tile: the speckled channel times speckle"""
+    looks: tuple[float, float] = (1.0, 16.0)
+    """fewest and most looks of the speckle that views are multiplied by; drawn log-uniformly"""
+    gain_db: float = 0.0
+    """a view's level moves by up to this many dB, up or down"""
+
+    def __post_init__(self) -> None:
+        shares = [self.mix_probability, self.respeckle_probability, self.fewer_looks_probability]
+        for name in ("mix_probability", "respeckle_probability", "fewer_looks_probability"):
+            _require(0 <= getattr(self, name) <= 1, f"speckle.{name}", "from 0 to 1", getattr(self, name))
+        expected = "at most 1 together with respeckle_probability and fewer_looks_probability"
+        _require(sum(shares) <= 1 + 1e-9, "speckle.mix_probability", expected, shares)
+        _require(0.5 <= self.looks[0] <= self.looks[1], "speckle.looks", "0.5 <= fewest <= most", self.looks)
+        _require(0 <= self.gain_db <= 20, "speckle.gain_db", "from 0 to 20 dB", self.gain_db)
+
+    @property
+    def needs_filtered(self) -> bool:
+        return self.mix_probability > 0 or self.respeckle_probability > 0
+
+    @property
+    def active(self) -> bool:
+        return self.needs_filtered or self.fewer_looks_probability > 0 or self.gain_db > 0
+
+
+@dataclass(frozen=True)
 class BoxConfig:
     """Dynamic Instances: matched boxes in the overlap of two views."""
 
@@ -176,6 +209,7 @@ class Config:
     """All settings of a run. The defaults are the published ones but for the network, which a preset chooses."""
 
     views: ViewConfig = field(default_factory=ViewConfig)
+    speckle: SpeckleConfig = field(default_factory=SpeckleConfig)
     boxes: BoxConfig = field(default_factory=BoxConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -195,10 +229,19 @@ def _require(holds: bool, name: str, expected: str, found: object) -> None:
         raise ConfigError(f"{name}: expected {expected}, found {found}")
 
 
-Preset = Literal["paper", "smoke"]
+Preset = Literal["paper", "sarsense", "smoke"]
 PRESETS: dict[Preset, dict[str, Any]] = {
     # the published command; all else (448 px, temperature 0.2, cosine over 400 epochs, ...) are the defaults above
     "paper": {"method.arch": "resnet101", "method.weights": "imagenet"},
+    # the published settings, with views that speckle and calibration cannot be told by; of a corpus of --content both
+    "sarsense": {
+        "method.arch": "resnet101",
+        "method.weights": "imagenet",
+        "speckle.mix_probability": 0.3,
+        "speckle.respeckle_probability": 0.3,
+        "speckle.fewer_looks_probability": 0.1,
+        "speckle.gain_db": 2.0,
+    },
     # a few minutes on two CPU cores: small network, small views, a queue for corpora of a thousand tiles
     "smoke": {
         "views.crop_size": 96,

@@ -23,7 +23,10 @@ from dic3l.config import Config
 from dic3l.draws import permutation, tile_uniforms
 from dic3l.errors import ConfigError
 from dic3l.method import StepBatch
+from dic3l.speckle import DRAWS_PER_VIEW as SPECKLE_DRAWS
+from dic3l.speckle import draw_speckle, speckle_view
 from dic3l.views import DRAWS_PER_VIEW, draw_view, render_one
+from sarsense.shards import TileSpeckle
 
 _AHEAD = 2
 """batches prepared beyond those that the threads are at work on"""
@@ -37,6 +40,12 @@ class Tiles(Protocol):
     ids: np.ndarray
     """uint64 (N,): identity of each tile, the same in every corpus that holds it"""
     keys: list[str]
+    contents: tuple[str, ...]
+    """speckled, despeckled, or the one and the other: what each channel holds"""
+
+    def speckle(self) -> TileSpeckle:
+        """Of each tile; asked for when a view changes speckle."""
+        ...
 
     def __len__(self) -> int: ...
     def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray: ...
@@ -61,10 +70,17 @@ class Stream:
                 f"views.crop_size: expected at most {most}, twice the tiles of {height} x {width} pixels, "
                 f"found {crop_size}; give a smaller --crop-size, or build larger tiles"
             )
-        if channels != 1:
+        if channels != len(tiles.contents):
             raise ConfigError(
-                f"tiles: expected one channel, found {channels}; build the corpus with --bands single and one content"
+                f"tiles: expected one polarisation, found {channels // len(tiles.contents)}; build the corpus with "
+                "--bands single"
             )
+        if config.speckle.needs_filtered and tiles.contents != ("speckled", "despeckled"):
+            raise ConfigError(
+                "speckle.mix_probability and speckle.respeckle_probability: expected a corpus built with --content "
+                f"both, found {' and '.join(tiles.contents)}; set them to 0, or build the corpus again"
+            )
+        self._speckle = tiles.speckle() if config.speckle.active else None
         cv2.setNumThreads(1)  # parallel over batches instead, which costs no synchronisation
         self.tiles, self.config, self.rank, self.world = tiles, config, rank, world
         self.tile_hw = (height, width)
@@ -99,22 +115,35 @@ class Stream:
         query, key = np.split(row, 2)  # rows of `places`, which both share where they can
 
         ids = np.asarray(self.tiles.ids)[indices[places]]
-        draws = tile_uniforms(config.train.seed, epochs[places], ids, 2 * DRAWS_PER_VIEW + box_draws(config.boxes))
+        of_boxes = box_draws(config.boxes)
+        count = 2 * DRAWS_PER_VIEW + of_boxes + 2 * SPECKLE_DRAWS
+        draws = tile_uniforms(config.train.seed, epochs[places], ids, count)
+        draws, of_speckle = np.split(draws, [2 * DRAWS_PER_VIEW + of_boxes], axis=1)
         crop = config.views.crop_size
         first = draw_view(draws[:, :DRAWS_PER_VIEW], self.tile_hw, config.views)
         second = draw_view(draws[:, DRAWS_PER_VIEW : 2 * DRAWS_PER_VIEW], self.tile_hw, config.views)
         boxes = matched_boxes(draws[:, 2 * DRAWS_PER_VIEW :], first, second, crop, config.boxes)
         boxes_first, boxes_second, mask = (torch.from_numpy(array) for array in boxes)
 
+        speckle = [draw_speckle(part, config.speckle) for part in np.split(of_speckle, 2, axis=1)]
+
         views = np.empty((2, len(query), 1, crop, crop), np.uint8)
-        tile = np.empty((1, 1, *self.tile_hw), np.uint8)
+        tile = np.empty((1, len(self.tiles.contents), *self.tile_hw), np.uint8)
+        seen = np.empty((1, *self.tile_hw), np.uint8)
         query_of = {int(place): position for position, place in enumerate(query)}
         key_of = {int(place): position for position, place in enumerate(key)}
         for place in range(len(places)):
             self.tiles.read(indices[places[place : place + 1]], out=tile)
             for side, params, positions in ((0, first, query_of), (1, second, key_of)):
-                if place in positions:
-                    render_one(tile[0], params, place, crop, out=views[side, positions[place]])
+                if place not in positions:
+                    continue
+                # of both contents, and without a wish, the speckled one: what an encoder meets in the field
+                source = tile[0, :1]
+                if self._speckle is not None:
+                    number = int(indices[places[place]])
+                    speckle_view(tile[0], self._speckle, number, speckle[side], place, seen[0])
+                    source = seen
+                render_one(source, params, place, crop, out=views[side, positions[place]])
         return StepBatch(
             query_views=torch.from_numpy(views[0]),
             query_boxes=boxes_first[query],

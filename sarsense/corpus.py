@@ -36,6 +36,7 @@ CHANNEL_TYPE = pa.struct(
     [
         ("polarisation", _TEXT),
         ("content", _TEXT),
+        ("filtered", pa.bool_()),
         ("source", _TEXT),
         ("band", pa.int32()),
         ("group", _TEXT),
@@ -134,6 +135,9 @@ class Corpus:
         self.tile_shape: tuple[int, int, int] = tuple(manifest["tile_shape"])
         self.dtype = np.dtype(manifest.get("dtype", "uint8")).newbyteorder("<")
         """of the codes: uint8 or uint16"""
+        content = manifest["config"]["content"]
+        self.contents: tuple[str, ...] = ("speckled", "despeckled") if content == "both" else (content,)
+        """of the channels of a polarisation"""
         self.shards = [Shard(**shard) for shard in manifest["shards"]]
 
     def tiles(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:

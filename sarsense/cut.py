@@ -196,6 +196,8 @@ class Strip:
     """float32"""
     codes: np.ndarray
     """uint8 or uint16"""
+    filtered: bool
+    """by us, here"""
 
     def describe(self, col: int, size: int) -> dict[str, Any]:
         """What tiles.parquet says of this channel of the tile at `col`."""
@@ -204,6 +206,7 @@ class Strip:
         return {
             "polarisation": band.polarisation,
             "content": "despeckled" if self.channel.despeckled else "speckled",
+            "filtered": self.filtered,
             "source": scene.relative,
             "band": band.index,
             "group": scene.group(band),
@@ -230,14 +233,15 @@ def read_strips(channels: Sequence[tuple[Any, Channel]], first: int, last: int, 
             values = read_rows(dataset, band.index, top, bottom)
             bands[wanted] = valid_power(values, band, row=top, masked=masked)
         power, bias = bands[wanted], channel.bias_db
-        if channel.despeckled and why_not_despeckled(scene, band, channel.enl) is None:
+        filtered = channel.despeckled and why_not_despeckled(scene, band, channel.enl) is None
+        if filtered:
             assert channel.enl is not None
             power = refined_lee(power, channel.enl)
             bias = 0.0  # a filtered pixel is a mean of power: its logarithm has next to none
         power = power[first - top : last - top]
         db = to_db(power)
         codes = encode(db - np.float32(bias), channel.lo_db, channel.hi_db, bits)
-        strips.append(Strip(channel, bias, power, db, codes))
+        strips.append(Strip(channel, bias, power, db, codes, filtered))
     return strips
 
 

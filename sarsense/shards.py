@@ -21,7 +21,7 @@ import numpy as np
 
 from sarsense.errors import ShardError
 from sarsense.files import atomic_write
-from sarsense.normalize import as_8_bit
+from sarsense.normalize import as_8_bit, code_steps
 
 if TYPE_CHECKING:
     from sarsense.corpus import Corpus
@@ -90,6 +90,20 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
+@dataclass(frozen=True)
+class TileSpeckle:
+    """What is known of the speckle of N tiles, by tile."""
+
+    step_db: np.ndarray
+    """float64 (N,): dB from one 8-bit code to the next"""
+    enl: np.ndarray
+    """float64 (N,): looks of the first channel; NaN where they are unknown, or it is an 8-bit picture"""
+    bias_db: np.ndarray
+    """float64 (N,): mean of log-speckle, taken off the first channel before coding"""
+    filtered: np.ndarray
+    """bool (N,): the last channel is the first one, filtered"""
+
+
 class TileReader:
     """Random access to the tiles of a split of a local corpus.
 
@@ -99,6 +113,8 @@ class TileReader:
 
     def __init__(self, corpus: Corpus, split: str | None = None, eight_bit: bool = False) -> None:
         """eight_bit: whatever the corpus holds, read 8-bit codes (`sarsense.normalize.as_8_bit`)."""
+        self._corpus, self._split = corpus, split
+        self.contents = corpus.contents
         table = corpus.tiles(split, columns=["key", "shard", "offset"])
         self.keys: list[str] = table["key"].to_pylist()
         self.ids = tile_ids(self.keys)
@@ -127,6 +143,24 @@ class TileReader:
             codes = raw.view(self._stored).reshape(self._shape)
             out[row] = codes if self.dtype == self._stored else as_8_bit(codes)
         return out
+
+    def speckle(self) -> TileSpeckle:
+        """Of each tile. ShardError for a corpus that was coded with the bias of speckle left in."""
+        if self._corpus.manifest["config"]["normalization"] == "fixed":
+            raise ShardError(
+                f"{self._corpus.root}: built with --normalization fixed, which leaves speckle's bias in the codes; "
+                "views that change speckle or level want one built with group or scene"
+            )
+        table = self._corpus.tiles(self._split, columns=["lo_db", "hi_db", "enl", "enl_bias_db", "group", "channels"])
+        display = [name.endswith("/display") for name in table["group"].to_pylist()]
+        enl = table["enl"].to_numpy().astype(np.float64)
+        filtered = table["channels"].combine_chunks().flatten().field("filtered").to_numpy(zero_copy_only=False)
+        return TileSpeckle(
+            step_db=(table["hi_db"].to_numpy() - table["lo_db"].to_numpy()) / code_steps(8),
+            enl=np.where(display, np.nan, enl),
+            bias_db=table["enl_bias_db"].to_numpy(),
+            filtered=filtered.reshape(len(table), -1)[:, -1],
+        )
 
 
 def tile_ids(keys: list[str]) -> np.ndarray:

@@ -115,7 +115,7 @@ def test_files_that_are_no_settings_are_refused(tmp_path: Path):
     bad.write_bytes(b"\xff\xfe")
     with pytest.raises(Dic3lError, match="settings as TOML expected, found no text"):
         resolve(file=bad)
-    with pytest.raises(ConfigError, match="--preset: expected one of paper, smoke, found 'tiny'"):
+    with pytest.raises(ConfigError, match="--preset: expected one of paper, sarsense, smoke, found 'tiny'"):
         resolve("tiny")
 
 

@@ -18,6 +18,7 @@ from dic3l.errors import ConfigError
 from dic3l.method import StepBatch
 from dic3l.stream import Stream
 from dic3l.views import DRAWS_PER_VIEW, draw_view, render
+from sarsense.shards import TileSpeckle
 
 
 class FakeTiles:
@@ -26,6 +27,7 @@ class FakeTiles:
     def __init__(self, count: int = 24, side: int = 48, channels: int = 1) -> None:
         rng = np.random.default_rng(0)
         self.ids = rng.integers(0, 2**63, count, dtype=np.uint64)
+        self.contents = ("speckled",)
         self.keys = [f"tile-{index:03d}" for index in range(count)]
         coarse = rng.integers(1, 256, (count, channels, side // 8, side // 8), dtype=np.uint8)
         self._pixels = coarse.repeat(8, 2).repeat(8, 3)
@@ -155,7 +157,7 @@ def loader_threads() -> list[threading.Thread]:
     ("tiles", "world", "told"),
     [
         (FakeTiles(7), 1, "expected at most the 7 train tiles of the corpus, found 8"),
-        (FakeTiles(channels=2), 1, "tiles: expected one channel, found 2"),
+        (FakeTiles(channels=2), 1, "tiles: expected one polarisation, found 2"),
         (FakeTiles(), 3, "expected a multiple of the 3 processes, found 8"),
     ],
 )
@@ -171,3 +173,50 @@ def test_views_far_larger_than_the_tiles_are_refused():
     ):
         Stream(FakeTiles(side=48), settings(views__crop_size=97), 0, 1)
     Stream(FakeTiles(side=48), settings(views__crop_size=96), 0, 1)
+
+
+class BothTiles(FakeTiles):
+    """Tiles of two contents: the second channel is smoother."""
+
+    def __init__(self) -> None:
+        super().__init__(channels=2)
+        self.contents = ("speckled", "despeckled")
+
+    def speckle(self) -> TileSpeckle:
+        count = len(self)
+        return TileSpeckle(
+            np.full(count, 0.15), np.linspace(1, 12, count), np.full(count, -0.5), np.arange(count) % 5 > 0
+        )
+
+
+KNOWING = {"speckle__mix_probability": 0.4, "speckle__respeckle_probability": 0.3, "speckle__gain_db": 2.0}
+
+
+def test_of_both_contents_the_published_views_are_of_the_speckled_one():
+    class First(FakeTiles):
+        def __init__(self) -> None:
+            super().__init__()
+            self._pixels = BothTiles()._pixels[:, :1]
+
+    for step in (0, 3):
+        assert_equal(Stream(BothTiles(), settings()).batch(step), Stream(First(), settings()).batch(step))
+
+
+def test_views_that_know_speckle_do_not_depend_on_processes_threads_or_start():
+    config = settings(**KNOWING)
+    whole = {step: Stream(BothTiles(), config).batch(step) for step in range(4)}
+    for step, batch in Stream(BothTiles(), settings(**KNOWING, train__loader_threads=3)).batches(2, 4):
+        assert_equal(batch, whole[step])
+    halves = [Stream(BothTiles(), config, rank, 2).batch(1) for rank in range(2)]
+    for field in fields(StepBatch):
+        found = [getattr(part, field.name) for part in halves]
+        joined = found[0] if field.name == "perm" else torch.cat(found)
+        torch.testing.assert_close(joined, getattr(whole[1], field.name), rtol=0, atol=0)
+    plain = Stream(BothTiles(), settings()).batch(1)
+    assert torch.equal(plain.query_boxes, whole[1].query_boxes)  # the same crops of other speckle
+    assert not torch.equal(plain.query_views, whole[1].query_views)
+
+
+def test_mixing_needs_both_contents():
+    with pytest.raises(ConfigError, match="expected a corpus built with --content both, found speckled"):
+        Stream(FakeTiles(), settings(**KNOWING))

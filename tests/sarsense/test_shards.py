@@ -84,6 +84,7 @@ def _reader(root, shard, offsets, rows, dtype="uint8", eight_bit=False) -> TileR
             )
 
     manifest = {"name": "c", "digest": "0", "tile_shape": [1, *SHAPE], "dtype": dtype, "shards": [vars(shard)]}
+    manifest["config"] = {"content": "speckled"}
     return TileReader(Table(root, manifest), "train", eight_bit)
 
 
