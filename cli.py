@@ -533,16 +533,14 @@ _SETTING_NOTES = settings.notes()
 
 
 def _setting_help(name: str) -> str:
-    """What a setting means, and its value in each preset."""
+    """What a setting means, its default, and its value in the presets that have another."""
     values = {
         preset: _cell(list(value) if isinstance(value := settings.value_of(config, name), tuple) else value)
         for preset, config in _PRESET_SETTINGS.items()
     }
-    if len(set(values.values())) == 1:
-        told = f"default {next(iter(values.values()))}"
-    else:
-        told = ", ".join(f"{preset}: {value}" for preset, value in values.items())
-    return f"{_SETTING_NOTES[name]} ({told})"
+    told = [f"default {(default := values[settings.DEFAULT_PRESET])}"]
+    told += [f"{preset}: {value}" for preset, value in values.items() if value != default]
+    return f"{_SETTING_NOTES[name]} ({'; '.join(told)})"
 
 
 def _setting(option: str, *flags: str) -> Any:
@@ -560,7 +558,11 @@ def _pretrain(
     corpus: Annotated[Path, _CORPUS],
     out: Annotated[Path, typer.Option(help="Folder of the run: new, or of a run to go on with.")],
     preset: Annotated[
-        str, typer.Option(help="paper: the published settings; smoke: a few minutes on two CPU cores.")
+        str,
+        typer.Option(
+            help="paper: the published settings; sarsense: these, with views that know speckle (corpora of --content "
+            "both); smoke: a few minutes on two CPU cores."
+        ),
     ] = settings.DEFAULT_PRESET,
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings, over the preset; the config.toml of a run is one.")

@@ -272,6 +272,6 @@ def test_help_shows_every_setting_with_its_default():
             assert f" {name}: " in text, name
     for option in _OPTION_SETTINGS:
         assert f"--{option.replace('_', '-')}" in text
-    for told in ("(paper: resnet101, smoke: resnet18)", "(paper: 448, smoke: 96)", "(default 0.2)", "(default 3)"):
+    for told in ("(default resnet101; smoke: resnet18)", "(default 448; smoke: 96)", "(default 0.2)", "(default 3)"):
         assert told in text, told
     assert torch.__version__ not in text
