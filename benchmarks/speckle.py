@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numba
@@ -15,6 +16,10 @@ from scipy.ndimage import sobel, uniform_filter
 from skimage.restoration import denoise_wavelet
 
 from benchmarks.timing import best_seconds
+from sarsense.config import BuildConfig
+from sarsense.errors import SceneError
+from sarsense.measure import measure_scene
+from sarsense.scene import describe_scene
 from sarsense.simulate import draw_truth, speckled
 from sarsense.speckle import (
     BlockStatistics,
@@ -32,6 +37,17 @@ from sarsense.speckle import (
 from tests.oracles import otb_despeckle
 
 SEED, SIZE = 3, 512
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+REAL = {
+    "s1-repeat-pass/*.tif": "?",
+    "bigearthnet-s1/*.tif": "4.4",
+    "terramind-rtc/S1RTC/*.tif": "4.4",
+    "sen1floods11/**/*S1Hand.tif": "4.4",
+    "s1-rtc-db/*.tif": "> 4.4",
+    "s1-grd-gcp/**/*.tiff": ">> 4.4",
+    "gaofen3-quadpol/**/4_*.tiff": "?",
+}
+"""rasters and the looks of their product; ?: not stated, >: averaged further"""
 FILTERS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "none": lambda power, looks: power,
     "boxcar 7": lambda power, looks: boxcar(power),
@@ -126,6 +142,36 @@ def _quality(clean: np.ndarray, power: np.ndarray, out: np.ndarray) -> dict[str,
     }
 
 
+def real_table() -> None:
+    """Looks found in rasters of ../shared/data, where it is there."""
+    print("\nENL of real data\n\n| data | nominal | found | by CV | by log variance | confidence |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for path in sorted(REAL_DATA.glob("slc-complex-crop/*.npy")):
+        real, imaginary = np.moveaxis(np.load(path), -1, 0)
+        statistics = BlockStatistics()
+        statistics.add((real**2 + imaginary**2).astype(np.float32))
+        enl = estimate_enl(statistics)
+        assert enl is not None
+        print(
+            f"| {path.parent.name}, single-look complex | 1 | {enl.looks:.2f} | {enl.by_cv:.2f} | "
+            f"{enl.by_log_variance:.2f} | {enl.confidence:.2f} |"
+        )
+    for pattern, nominal in REAL.items():
+        for path in sorted(REAL_DATA.glob(pattern)):
+            try:
+                scene = describe_scene(str(path), path.name, BuildConfig(tile_size=64, allow_unplaced=True))
+                bands = measure_scene(scene).bands
+            except SceneError as error:
+                print(f"| {path.name}: {error} | | | | | |")
+                continue
+            for band, found in zip(scene.bands, bands, strict=True):
+                print(
+                    f"| {path.relative_to(REAL_DATA).parts[0]}/{path.stem[-20:]} {band.polarisation} | {nominal} | "
+                    f"{found.enl:.2f} | {found.enl_by_cv:.2f} | {found.enl_by_log_variance:.2f} | "
+                    f"{found.enl_confidence:.2f} |"
+                )
+
+
 def _looks(power: np.ndarray) -> float:
     inner = power[16:-16, 16:-16].astype(np.float64)
     return float(inner.mean() ** 2 / inner.var())
@@ -174,6 +220,7 @@ if __name__ == "__main__":
         f"# benchmarks.speckle: Python {platform.python_version()}, numpy {np.__version__}, numba {numba.__version__}"
     )
     looks_table()
+    real_table()
     oracle_table()
     quality_table()
     speed_table()

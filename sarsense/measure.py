@@ -14,7 +14,7 @@ from sarsense.normalize import MeasuredBand
 from sarsense.radiometry import to_db
 from sarsense.raster import masked_rows, open_raster, read_rows, strips
 from sarsense.scene import Band, Scene, valid_power
-from sarsense.speckle import BLOCK, SIZE, BlockStatistics, boxcar, estimate_enl
+from sarsense.speckle import SIZE, STRIP, BlockStatistics, boxcar, estimate_enl
 
 _STRIP_PIXELS = 8 * 2**20
 _PLAUSIBLE_DB = (-50.0, 25.0)
@@ -75,7 +75,7 @@ def _measure_band(dataset: Any, scene: Scene, band: Band, digest: Any) -> BandMe
     total, valid = 0.0, 0
     halo = SIZE // 2
     # strips of whole blocks, so that the block statistics do not depend on the strip
-    rows = max(_STRIP_PIXELS // scene.width // (2 * BLOCK), 5) * 2 * BLOCK
+    rows = max(_STRIP_PIXELS // scene.width // STRIP, 2) * STRIP
     for first, last in strips(scene.height, rows):
         top, bottom = max(first - halo, 0), min(last + halo, scene.height)
         inner = slice(first - top, last - top)

@@ -2,21 +2,21 @@
 
 from sarsense.speckle.denoise import nonlocal_means, wavelet
 from sarsense.speckle.edges import REFINED_LEE_RADIUS, refined_lee
-from sarsense.speckle.enl import BLOCK, BlockStatistics, Enl, estimate_enl
+from sarsense.speckle.enl import BLOCK, STRIP, BlockStatistics, Enl, estimate_enl
 from sarsense.speckle.filters import SIZE, boxcar, frost, gamma_map, kuan, lee
 from sarsense.speckle.sigma import lee_sigma, sigma_range
-from sarsense.speckle.statistics import DB, amplitude_cv, combined_looks, log_bias_db, log_std_db
+from sarsense.speckle.statistics import DB, amplitude_cv, log_bias_db, log_std_db
 
 __all__ = [
     "BLOCK",
     "DB",
     "REFINED_LEE_RADIUS",
     "SIZE",
+    "STRIP",
     "BlockStatistics",
     "Enl",
     "amplitude_cv",
     "boxcar",
-    "combined_looks",
     "estimate_enl",
     "frost",
     "gamma_map",

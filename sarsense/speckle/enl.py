@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
+from numba import njit
 from scipy.special import polygamma
 
 BLOCK = 7
@@ -18,9 +19,6 @@ BLOCK = 7
 
 _EDGES = np.geomspace(1e-6, 50.0, 2401)
 """of the bins of both statistics"""
-_OFFSETS = np.arange(BLOCK) - BLOCK // 2
-_SLOPES = np.stack((np.tile(_OFFSETS, BLOCK), np.repeat(_OFFSETS, BLOCK)), 1) / np.sqrt(BLOCK * np.sum(_OFFSETS**2))
-"""two orthonormal planes over a block: what slopes of the ground add to its variance"""
 _FREEDOM = BLOCK * BLOCK - 3
 _FLANK = (0.03, 0.15)
 """shares of the pure blocks between which the flank is compared"""
@@ -29,8 +27,11 @@ _GRID = np.geomspace(0.3, 1000.0, 25)
 """looks at which the flank of pure speckle is drawn"""
 _DRAWN_BLOCKS = 12_000
 _TOLERATED = 0.2
-_CORRELATED = 1.25
-"""times the looks of every other pixel that neighbours seem to have where they are correlated"""
+STRIP = 6 * BLOCK
+"""rows of a strip: a multiple of this, so that blocks of every second and every third pixel are whole"""
+_CORRELATED, _LEVELS_OFF = 1.25, 0.75
+"""neighbours are correlated where they seem to have so many times the looks of every second pixel, and where from every
+second to every third pixel the variance rises by less than this share of the rise before"""
 
 
 @dataclass
@@ -41,31 +42,25 @@ class BlockStatistics:
     """of the squared coefficient of variation of intensity"""
     log_variance: np.ndarray = field(default_factory=lambda: np.zeros(len(_EDGES) - 1, np.int64))
     """of the variance of ln I"""
-    apart: BlockStatistics | None = None
-    """the same of blocks of every other pixel, which correlated neighbours do not smooth; None in itself"""
+    apart: tuple[BlockStatistics, ...] = ()
+    """the same of blocks of every second, and of every third pixel, which correlated neighbours do not smooth; none in
+    themselves"""
 
     def add(self, power: np.ndarray) -> None:
         """Count the blocks of a strip (float32 H x W) that hold only positive, finite pixels.
 
-        Strips of a multiple of 2 BLOCK rows give together what the whole gives.
+        Strips of a multiple of STRIP rows give together what the whole gives.
         """
-        self._add(power)
-        self.apart = self.apart or BlockStatistics()
-        for row in (0, 1):
-            for column in (0, 1):
-                self.apart._add(power[row::2, column::2])
-
-    def _add(self, power: np.ndarray) -> None:
-        rows, cols = power.shape[0] // BLOCK, power.shape[1] // BLOCK
-        if rows == 0 or cols == 0:
-            return
-        cut = power[: rows * BLOCK, : cols * BLOCK].reshape(rows, BLOCK, cols, BLOCK)
-        blocks = cut.transpose(0, 2, 1, 3).reshape(-1, BLOCK * BLOCK).astype(np.float64)
-        blocks = blocks[np.all((blocks > 0) & (blocks < np.inf), axis=1)]  # NaN > 0 is False
-        if len(blocks):
-            cv2, log_variance = _statistics(blocks)
-            self.cv2 += np.histogram(np.clip(cv2, _EDGES[0], _EDGES[-1]), _EDGES)[0]
-            self.log_variance += np.histogram(np.clip(log_variance, _EDGES[0], _EDGES[-1]), _EDGES)[0]
+        power = np.ascontiguousarray(power, np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log = np.log(power)
+        self.apart = self.apart or (BlockStatistics(), BlockStatistics())
+        for spacing, statistics in enumerate((self, *self.apart), 1):
+            rows, cols = power.shape[0] // (spacing * BLOCK), power.shape[1] // (spacing * BLOCK)
+            found = np.empty((2, rows * cols * spacing**2))
+            count = _statistics(power, log, spacing, found)
+            for values, histogram in zip(found[:, :count], (statistics.cv2, statistics.log_variance), strict=True):
+                histogram += np.histogram(np.clip(values, _EDGES[0], _EDGES[-1]), _EDGES)[0]
 
 
 @dataclass(frozen=True)
@@ -89,12 +84,16 @@ def estimate_enl(statistics: BlockStatistics) -> Enl | None:
     1 / Ci^2 (Oliver & Quegan, 2004, ch. 4) and psi1^-1(Var ln I) (log-cumulants: Nicolas, 2002), each of the blocks
     that hold speckle alone, found by the left flank; a plane is taken off every block. Where neighbouring pixels are
     correlated (oversampled or resampled images) they vary less within a block, and too many looks are found: blocks of
-    every other pixel then say clearly fewer, and are believed. Ground that is nowhere flat reads as fewer looks.
+    every second pixel then say clearly fewer, those of every third hardly fewer still, and the second are believed.
+    (Of ground that is nowhere flat, wider blocks vary more and more.) Such ground reads as fewer looks.
     """
-    near = _estimate(statistics)
-    apart = None if statistics.apart is None else _estimate(statistics.apart)
-    correlated = near is not None and apart is not None and near.looks > _CORRELATED * apart.looks
-    return apart if correlated else near
+    found = [_estimate(one) for one in (statistics, *statistics.apart)]
+    near, *apart = found
+    if near is None or len(apart) < 2 or apart[0] is None or apart[1] is None:
+        return near
+    first, second = 1 / apart[0].looks - 1 / near.looks, 1 / apart[1].looks - 1 / apart[0].looks
+    correlated = near.looks > _CORRELATED * apart[0].looks and second < _LEVELS_OFF * first
+    return apart[0] if correlated else near
 
 
 def _estimate(statistics: BlockStatistics) -> Enl | None:
@@ -110,14 +109,46 @@ def _estimate(statistics: BlockStatistics) -> Enl | None:
     return Enl(looks, by_cv, by_log_variance, disagreement, confidence)
 
 
-def _statistics(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared coefficient of variation, and variance of the logarithm, of blocks (N, BLOCK^2) less a plane each."""
-    return _variance(blocks) / blocks.mean(axis=1) ** 2, _variance(np.log(blocks))
-
-
-def _variance(values: np.ndarray) -> np.ndarray:
-    centred = values - values.mean(axis=1, keepdims=True)
-    return np.maximum(np.sum(centred**2, axis=1) - np.sum((centred @ _SLOPES) ** 2, axis=1), 0.0) / _FREEDOM
+@njit(cache=True, nogil=True)
+def _statistics(power: np.ndarray, log: np.ndarray, spacing: int, found: np.ndarray) -> int:
+    """Squared coefficient of variation, and variance of the logarithm, of the blocks of every `spacing`-th pixel, each
+    less a plane: into `found` (2, N); their number. Blocks with a pixel that is no positive, finite number are left
+    out."""
+    rows, cols = power.shape[0] // (spacing * BLOCK), power.shape[1] // (spacing * BLOCK)
+    side = spacing * BLOCK
+    # of offsets from the middle, along one axis: the sum of their squares over a block
+    norm = BLOCK * (BLOCK * (BLOCK**2 - 1) // 12)
+    count = 0
+    for top in range(rows):
+        for left in range(cols):
+            for lattice in range(spacing * spacing):
+                first_row, first_col = top * side + lattice // spacing, left * side + lattice % spacing
+                # differences to the first pixel: small numbers lose nothing
+                power_0, log_0 = np.float64(power[first_row, first_col]), np.float64(log[first_row, first_col])
+                p = p2 = p_row = p_col = q = q2 = q_row = q_col = 0.0
+                whole = True
+                for i in range(BLOCK):
+                    for j in range(BLOCK):
+                        value = np.float64(power[first_row + i * spacing, first_col + j * spacing])
+                        whole &= (value > 0.0) & (value < np.inf)
+                        d = value - power_0
+                        e = np.float64(log[first_row + i * spacing, first_col + j * spacing]) - log_0
+                        p += d
+                        p2 += d * d
+                        p_row += d * (i - BLOCK // 2)
+                        p_col += d * (j - BLOCK // 2)
+                        q += e
+                        q2 += e * e
+                        q_row += e * (i - BLOCK // 2)
+                        q_col += e * (j - BLOCK // 2)
+                if whole:
+                    n = BLOCK * BLOCK
+                    variance = p2 - p * p / n - (p_row * p_row + p_col * p_col) / norm
+                    log_variance = q2 - q * q / n - (q_row * q_row + q_col * q_col) / norm
+                    found[0, count] = max(variance, 0.0) / _FREEDOM / (power_0 + p / n) ** 2
+                    found[1, count] = max(log_variance, 0.0) / _FREEDOM
+                    count += 1
+    return count
 
 
 @lru_cache(maxsize=1)
@@ -127,10 +158,10 @@ def _flanks_of_speckle() -> tuple[np.ndarray, np.ndarray]:
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for looks in _GRID:
         rng = np.random.default_rng(1981)
-        blocks = rng.standard_gamma(looks, (_DRAWN_BLOCKS, BLOCK * BLOCK)) + np.finfo(np.float64).tiny
-        for values, true, flank in zip(
-            _statistics(blocks), (1.0 / looks, float(polygamma(1, looks))), found, strict=True
-        ):
+        power = rng.standard_gamma(looks, (_DRAWN_BLOCKS * BLOCK, BLOCK)) + np.finfo(np.float64).tiny
+        drawn = np.empty((2, _DRAWN_BLOCKS))
+        _statistics(power, np.log(power), 1, drawn)
+        for values, true, flank in zip(drawn, (1.0 / looks, float(polygamma(1, looks))), found, strict=True):
             flank.append(np.quantile(values, _FLANK) / true)
     return np.array(found[0]), np.array(found[1])
 

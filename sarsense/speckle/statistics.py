@@ -28,8 +28,3 @@ def amplitude_cv(looks: float) -> float:
     """C_A: standard deviation over mean of sqrt(s) (0.5227 at L = 1). Of intensity it is 1 / sqrt(L)."""
     mean = math.exp(float(gammaln(looks + 0.5) - gammaln(looks))) / math.sqrt(looks)
     return math.sqrt(1.0 - mean * mean) / mean
-
-
-def combined_looks(first: float, second: float) -> float:
-    """Looks of the product of two independent speckles: variances multiply, (1 + 1/L1)(1 + 1/L2) - 1 = 1/L."""
-    return 1.0 / ((1.0 + 1.0 / first) * (1.0 + 1.0 / second) - 1.0)

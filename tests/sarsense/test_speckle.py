@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from sarsense.simulate import draw_truth, speckled
 from sarsense.speckle import (
-    BLOCK,
+    STRIP,
     BlockStatistics,
     amplitude_cv,
-    combined_looks,
     estimate_enl,
     log_bias_db,
     log_std_db,
@@ -29,12 +29,6 @@ def test_log_speckle_follows_the_table(looks):
     assert log_std_db(looks) == pytest.approx(TABLE[looks][0], abs=6e-4)
     assert log_bias_db(looks) == pytest.approx(TABLE[looks][1], abs=6e-4)
     assert amplitude_cv(looks) == pytest.approx(TABLE[looks][2], abs=6e-5)
-
-
-def test_looks_of_a_product_of_speckles_are_those_that_are_drawn():
-    rng = np.random.default_rng(4)
-    product = rng.gamma(4, 1 / 4, 10**6) * rng.gamma(3, 1 / 3, 10**6)
-    assert combined_looks(4, 3) == pytest.approx(product.mean() ** 2 / product.var(), rel=0.01)
 
 
 @pytest.mark.parametrize("looks", [1.0, 4.0, 16.0])
@@ -98,17 +92,57 @@ def test_oversampled_speckle_does_not_read_as_more_looks():
     assert enl.looks == pytest.approx(4.0, rel=0.2)
 
 
+@pytest.mark.parametrize(("looks", "within"), [(1.0, 0.1), (3.0, 0.1), (4.4, 0.1), (10.0, 0.15), (50.0, 0.2)])
+def test_ground_that_is_nowhere_flat_is_not_taken_for_correlated_speckle(looks, within):
+    power = speckled(draw_truth(3, 0, 1024), 3, 0, "VV", looks)
+    statistics = BlockStatistics()
+    statistics.add(np.where(power > 0, power, np.nan).astype(np.float32))
+    enl = estimate_enl(statistics)
+    assert enl is not None
+    assert enl.looks == pytest.approx(looks, rel=within)
+
+
 def test_block_statistics_add_up_over_strips_exactly():
     scene = _textured_scene(4.0, seed=5)
     whole, parts = BlockStatistics(), BlockStatistics()
     whole.add(scene)
-    for first in range(0, len(scene), 6 * BLOCK):
-        parts.add(scene[first : first + 6 * BLOCK])
+    for first in range(0, len(scene), STRIP):
+        parts.add(scene[first : first + STRIP])
     np.testing.assert_array_equal(whole.cv2, parts.cv2)
     np.testing.assert_array_equal(whole.log_variance, parts.log_variance)
-    assert whole.apart is not None
-    assert parts.apart is not None
-    np.testing.assert_array_equal(whole.apart.cv2, parts.apart.cv2)
+    assert len(whole.apart) == len(parts.apart) == 2
+    for one, other in zip(whole.apart, parts.apart, strict=True):
+        np.testing.assert_array_equal(one.cv2, other.cv2)
+        np.testing.assert_array_equal(one.log_variance, other.log_variance)
+
+
+@pytest.mark.parametrize("spacing", [1, 2, 3])
+def test_block_statistics_are_those_of_the_rest_of_a_fitted_plane(spacing):
+    power = speckled_power((84, 126), 3.0, seed=2)
+    power[5, 40] = np.nan
+    statistics = BlockStatistics()
+    statistics.add(power)
+    plane = np.stack([np.ones(49), *np.indices((7, 7)).reshape(2, 49)], axis=1)
+
+    def variance(values: np.ndarray) -> float:
+        rest = values - plane @ np.linalg.lstsq(plane, values, rcond=None)[0]
+        return float(rest @ rest) / (49 - 3)
+
+    found = []
+    for row in range(spacing):
+        for col in range(spacing):
+            lattice = power[row::spacing, col::spacing].astype(np.float64)
+            for top in range(0, 84 // spacing - 6, 7):
+                for left in range(0, 126 // spacing - 6, 7):
+                    block = lattice[top : top + 7, left : left + 7].ravel()
+                    if np.isfinite(block).all():
+                        found.append((variance(block) / block.mean() ** 2, variance(np.log(block))))
+    counted = [statistics, *statistics.apart][spacing - 1]
+    for values, counts in zip(np.array(found).T, (counted.cv2, counted.log_variance), strict=True):
+        assert counts.sum() == len(found)
+        bins = np.geomspace(1e-6, 50.0, 2401)
+        # a value at the edge of a bin may fall on either side
+        assert np.abs(np.cumsum(counts) - np.cumsum(np.histogram(values, bins)[0])).max() <= 1
 
 
 def test_too_few_blocks_give_no_enl():
