@@ -7,7 +7,7 @@ tells where speckle alone lies, whatever share of the blocks is pure: the flank 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,9 +29,9 @@ _DRAWN_BLOCKS = 12_000
 _TOLERATED = 0.2
 STRIP = 6 * BLOCK
 """rows of a strip: a multiple of this, so that blocks of every second and every third pixel are whole"""
-_CORRELATED, _LEVELS_OFF = 1.25, 0.75
-"""neighbours are correlated where they seem to have so many times the looks of every second pixel, and where from every
-second to every third pixel the variance rises by less than this share of the rise before"""
+_CORRELATED, _SURELY = 1.25, 1.7
+"""neighbours are correlated where they seem to have so many times the looks of every second pixel and variance levels
+off, or surely so where they seem to have even more"""
 
 
 @dataclass
@@ -85,15 +85,22 @@ def estimate_enl(statistics: BlockStatistics) -> Enl | None:
     that hold speckle alone, found by the left flank; a plane is taken off every block. Where neighbouring pixels are
     correlated (oversampled or resampled images) they vary less within a block, and too many looks are found: blocks of
     every second pixel then say clearly fewer, those of every third hardly fewer still, and the second are believed.
-    (Of ground that is nowhere flat, wider blocks vary more and more.) Such ground reads as fewer looks.
+    Of ground that is nowhere flat, wider blocks vary more and more, as the square of their side: what it adds to the
+    smallest is taken off.
     """
     found = [_estimate(one) for one in (statistics, *statistics.apart)]
     near, *apart = found
     if near is None or len(apart) < 2 or apart[0] is None or apart[1] is None:
         return near
     first, second = 1 / apart[0].looks - 1 / near.looks, 1 / apart[1].looks - 1 / apart[0].looks
-    correlated = near.looks > _CORRELATED * apart[0].looks and second < _LEVELS_OFF * first
-    return apart[0] if correlated else near
+    times = near.looks / apart[0].looks
+    if times > _SURELY or (times > _CORRELATED and second < first):
+        return apart[0]
+    if second < first or first <= 0:
+        return near
+    # the ground's share grows with the square of the side: three times what it is in the small blocks comes on top
+    less = 1 / (1 - near.looks * first / 3)
+    return replace(near, looks=less * near.looks, by_cv=less * near.by_cv, by_log_variance=less * near.by_log_variance)
 
 
 def _estimate(statistics: BlockStatistics) -> Enl | None:
