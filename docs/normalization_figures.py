@@ -11,10 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.normalization import SEED, WAYS, View, see
+from dic3l.speckle import AS_SEEN, MIXED, RESPECKLED, SpeckleParams, speckle_view
 from sarsense.histogram import BIN_DB, BINS, LOWEST_DB
-from sarsense.normalize import code_steps, enl_bias_db, group_ranges
+from sarsense.normalize import code_steps, encode, enl_bias_db, group_ranges
+from sarsense.shards import TileSpeckle
 from sarsense.simulate import draw_truth
-from sarsense.speckle import log_bias_db, log_std_db
+from sarsense.speckle import log_bias_db, log_std_db, refined_lee
 
 SENSORS = {"L = 1": (1.0, 0.0), "L = 4, 3 dB off": (4.0, 3.0), "L = 16": (16.0, 0.0)}
 COLOURS = ("#2b6ca3", "#d1622b", "#4f8a4b")
@@ -100,6 +102,35 @@ def quantisation() -> Figure:
     return figure
 
 
+def views_of_speckle(view: View) -> Figure:
+    """What the trainer may make of one tile of both contents."""
+    enl = view.band.enl
+    assert enl is not None
+    bounds, bias = group_ranges({"": [view.band]})[""], enl_bias_db(enl, "sigma0")
+    filtered = 10 * np.log10(refined_lee((10 ** (view.db / 10)).astype(np.float32), enl))
+    both = (view.db - np.float32(bias), filtered)
+    tile = np.stack([encode(db, bounds.lo_db, bounds.hi_db)[WINDOW] for db in both])
+    step = (bounds.hi_db - bounds.lo_db) / code_steps(8)
+    known = TileSpeckle(np.array([step]), np.array([enl]), np.array([bias]), np.array([True]))
+    ways = {
+        f"as seen, L = {enl:.1f}": (AS_SEEN, 0.0, 1.0, 0.0),
+        "half filtered": (MIXED, 0.5, 1.0, 0.0),
+        "filtered": (MIXED, 1.0, 1.0, 0.0),
+        "other speckle, L = 4": (RESPECKLED, 0.0, 4.0, 0.0),
+        "other speckle, L = 1": (RESPECKLED, 0.0, 1.0, 0.0),
+        "3 dB brighter": (AS_SEEN, 0.0, 1.0, 3.0),
+    }
+    figure = Figure(figsize=(8.6, 1.8), layout="constrained")
+    for axes, (name, (kind, share, looks, gain)) in zip(figure.subplots(1, len(ways)), ways.items(), strict=True):
+        numbers = [np.array([value]) for value in (kind, share, looks, gain)]
+        seen = np.empty(tile.shape[1:], np.uint8)
+        speckle_view(tile, known, 0, SpeckleParams(*numbers, seed=np.array([SEED], np.uint64)), 0, seen)
+        axes.imshow(seen, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(f"{name}\nmean {seen.mean():.0f}", size=7.5)
+        axes.set_axis_off()
+    return figure
+
+
 def _tidy(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x, size=8)
     axes.set_ylabel(y, size=8)
@@ -117,6 +148,7 @@ def main(folder: Path) -> None:
         "histograms": histograms(views),
         "looks": effect_of_looks(),
         "quantisation": quantisation(),
+        "views": views_of_speckle(views["L = 4, 3 dB off"]),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():

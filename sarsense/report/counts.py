@@ -9,8 +9,8 @@ import numpy as np
 
 from sarsense.corpus import Corpus
 from sarsense.histogram import LOWEST_DB, percentile_db, whole
-from sarsense.normalize import code_steps
-from sarsense.speckle import log_bias_db, log_std_db
+from sarsense.normalize import code_steps, enl_bias_db
+from sarsense.speckle import log_std_db
 
 _PERCENTILES = (0.1, 50, 99.9)
 
@@ -59,8 +59,9 @@ def corpus_statistics(corpus: Corpus) -> dict[str, Any]:
 def group_statistics(corpus: Corpus) -> list[dict[str, Any]]:
     """What the range of each group was measured on, and what came out: a row a group.
 
-    Of the scenes used: their number, pixels, looks (lowest, median, highest) and what speckle of the median looks does
-    to dB; percentiles of despeckled dB; the range that becomes the codes, None where each scene has its own.
+    Of the scenes used: their number, pixels, looks (lowest, median, highest), the bias of the median looks that is
+    taken off, and their spread in dB; percentiles of despeckled dB; the range that becomes the codes, None where each
+    scene has its own.
     """
     rows = []
     for name, kept in sorted(corpus.manifest["statistics"].items()):
@@ -73,7 +74,7 @@ def group_statistics(corpus: Corpus) -> list[dict[str, Any]]:
                 "scenes": kept["scenes"],
                 "pixels": kept["pixels"],
                 "enl": looks,
-                "bias_db": None if looks is None else round(log_bias_db(looks[1]), 3),
+                "bias_db": None if looks is None else enl_bias_db(looks[1], name.rpartition("/")[2]),
                 "speckle_std_db": None if looks is None else round(log_std_db(looks[1]), 3),
                 **{f"db_{percent:g}": round(percentile_db(histogram, percent), 2) for percent in _PERCENTILES},
                 "lo_db": bounds["lo_db"],

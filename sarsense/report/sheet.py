@@ -37,27 +37,31 @@ def contact_sheet(corpus: Corpus, out_png: Path, count: int = 24, columns: int =
     table = corpus.tiles()
     rows = table.drop_columns(["footprint", "transform"]).to_pylist()
     require_tiles(rows, corpus)
-    chosen = spread_choice([(row["group"], row["scene"]) for row in rows], count, seed)
+    contents = len(corpus.contents)
+    chosen = spread_choice([(row["group"], row["scene"]) for row in rows], max(1, count // contents), seed)
     tiles = TileReader(corpus, eight_bit=True).read(np.array(chosen))
-    columns = min(columns, len(chosen))
-    lines = math.ceil(len(chosen) / columns)
+    # of both contents, the speckled and the filtered channel side by side
+    shown = [(row, plane) for row, tile in zip(chosen, tiles, strict=True) for plane in tile[:: len(tile) // contents]]
+    columns = min(columns, len(shown))
+    lines = math.ceil(len(shown) / columns)
     gap, head = 0.12, 0.5
     width = columns * (_TILE_INCHES + gap) + gap
     cell = _TILE_INCHES + _CAPTION_INCHES + gap
     height = head + lines * cell
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    first = "" if corpus.tile_shape[0] == 1 else ", the first channel of each"
-    shown = f"{len(chosen)} of {len(rows)} tiles of {corpus.tile_shape[2]} x {corpus.tile_shape[1]} pixels{first}"
+    stacked = "" if corpus.tile_shape[0] == contents else ", the first polarisation of each"
+    both = ", as seen and despeckled" if contents == 2 else ""
+    of = f"{len(chosen)} of {len(rows)} tiles of {corpus.tile_shape[2]} x {corpus.tile_shape[1]} pixels{stacked}{both}"
     figure.text(gap / width, 1 - 0.2 / height, f"{corpus.name} {corpus.manifest['version']}", size=11, weight="bold")
-    figure.text(gap / width, 1 - 0.37 / height, f"{shown}; grey from code 1 to 255, no data blue", size=8, color="0.35")
-    for place, (index, tile) in enumerate(zip(chosen, tiles, strict=True)):
+    figure.text(gap / width, 1 - 0.37 / height, f"{of}; grey from code 1 to 255, no data blue", size=8, color="0.35")
+    for place, (index, plane) in enumerate(shown):
         line, column = divmod(place, columns)
         left = gap + column * (_TILE_INCHES + gap)
         bottom = height - head - line * cell - _TILE_INCHES
         axes = figure.add_axes(
             (left / width, bottom / height, _TILE_INCHES / width, _TILE_INCHES / height), frameon=False
         )
-        axes.imshow(_grey(tile[0]), interpolation="antialiased")
+        axes.imshow(_grey(plane), interpolation="antialiased")
         axes.set_axis_off()
         first, second = _caption(rows[index])
         figure.text(left / width, (bottom - 0.14) / height, first, size=6.6)
