@@ -194,7 +194,9 @@ def nothing_usable(sources: list[str], entries: list[Entry]) -> str:
     if not refused:
         return f"{', '.join(sources)}: no tile left after duplicates were dropped"
     first = refused[0]
-    more = f" (and {len(refused) - 1} more; `sarsense scan` lists them all)" if len(refused) > 1 else ""
+    more = (
+        f" (and {len(refused) - 1} more; `sarsense scan` lists those that it would refuse)" if len(refused) > 1 else ""
+    )
     return f"no usable scene in {', '.join(sources)}: {first.file.relative}: {first.reason}{more}"
 
 

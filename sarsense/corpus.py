@@ -28,8 +28,8 @@ from sarsense.files import atomic_write, read_json, write_json
 from sarsense.shards import Shard, verify_shard
 
 TABLES = ("tiles.parquet", "scenes.parquet", "duplicates.parquet")
-FORMAT = 1
-"""raised when the layout changes; older formats stay readable"""
+FORMAT = 2
+"""raised when the layout changes. 1, of versions before 0.5 that were never released, is not read"""
 
 _TEXT = pa.string()
 CHANNEL_TYPE = pa.struct(
@@ -175,6 +175,8 @@ def open_corpus(path: str | Path) -> Corpus:
         found = content["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise CorpusError(f"{manifest}: not a corpus manifest ({error}); build the corpus again") from error
+    if found < FORMAT:
+        raise CorpusError(f"{manifest}: corpus format {found}, this sarsense reads {FORMAT}: build the corpus again")
     if found > FORMAT:
         raise CorpusError(f"{manifest}: corpus format {found}, this sarsense reads up to {FORMAT}: upgrade sarsense")
     return Corpus(root, content)

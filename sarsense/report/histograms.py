@@ -18,14 +18,20 @@ from sarsense.shards import TileReader
 
 _SAMPLE_TILES = 400
 _EDGE = "#8a3d16"
+_AXIS = {
+    "group": "dB, speckle bias taken off",
+    "scene": "dB, speckle bias taken off; the widest of the scenes' ranges",
+    "fixed": "dB",
+}
+"""by normalisation"""
 _VALID = np.arange(1, 256, dtype=np.uint8)
 
 
 def histogram_figure(corpus: Corpus, out_png: Path) -> None:
     """Histograms of dB by group and channel, out of up to 400 tiles of each, with the range that becomes the codes.
 
-    dB are decoded from the codes, with the scenes' speckle bias taken off as in the codes: so the ends pile up at the
-    range, and what was clipped there is stated.
+    dB are decoded from the codes, with the scenes' speckle bias taken off where the codes have it off: so the ends pile
+    up at the range, and what was clipped there is stated.
     """
     check_picture(out_png)
     rows = corpus.tiles(columns=["group", "channels"]).to_pylist()
@@ -45,6 +51,7 @@ def histogram_figure(corpus: Corpus, out_png: Path) -> None:
             codes = reader.read(np.array([index]))[0, number]
             counts[channel["lo_db"], channel["hi_db"]] += np.bincount(codes.ravel(), minlength=256)
         _draw_codes(axes, counts)
+        _label(axes, _AXIS[corpus.manifest["config"]["normalization"]])
         channel = rows[members[0]]["channels"][number]
         content = "" if channel["content"] == "speckled" else f", {channel['content']}"
         axes.set_title(f"{channel['group']}{content}   ({len(members)} tiles)", size=8.5, loc="left")
@@ -109,9 +116,7 @@ def _draw_codes(axes: Any, counts: dict[tuple[float, float], np.ndarray]) -> Non
     # the ends hold all that was clipped; the axis is for what lies between
     axes.set_ylim(0, 1.25 * max(float(share[1:-1].max()), 1e-6))
     axes.set_xlim(lo - 0.22 * (hi - lo), hi + 0.22 * (hi - lo))
-    edge = "{:.1f} dB" if len(counts) == 1 else "{:.1f} dB at most,\neach scene its own"
-    _draw_range(axes, lo, hi, (f"{edge.format(lo)}\n{low:.2f} %\nclipped", f"{edge.format(hi)}\n{high:.2f} %\nclipped"))
-    _label(axes, "dB, speckle bias taken off")
+    _draw_range(axes, lo, hi, (f"{lo:.1f} dB\n{low:.2f} %\nclipped", f"{hi:.1f} dB\n{high:.2f} %\nclipped"))
 
 
 def _draw_range(axes: Any, lo: float, hi: float, texts: tuple[str, str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from typer.testing import CliRunner
 
 from cli import sarsense_app
@@ -16,6 +17,7 @@ from pipelines.build import build
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, open_corpus, verify_corpus
 from sarsense.errors import CorpusError, SarsenseError, SettingError
+from sarsense.report import contact_sheet, histogram_figure, statistics_figure
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
 from sarsense.speckle import boxcar
@@ -166,3 +168,24 @@ def test_stats_say_what_the_ground_is(scenes: Path, by_group: Corpus, tmp_path: 
     told = CliRunner().invoke(sarsense_app, ["stats", str(by_group.root), "--plot", str(plot)])
     assert told.exit_code == 0 and str(plot) in told.output and "normalised by group, speckled, 8 bits" in told.output
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_corpus_of_another_format_is_refused_in_a_sentence(scenes: Path, tmp_path: Path) -> None:
+    corpus = _build(scenes, tmp_path / "out")
+    manifest = json.loads((corpus.root / "corpus.json").read_text())
+    for found, told in ((1, "build the corpus again"), (99, "upgrade sarsense")):
+        (corpus.root / "corpus.json").write_text(json.dumps({**manifest, "format": found}))
+        with pytest.raises(CorpusError, match=rf"corpus\.json: corpus format {found}, .*{told}"):
+            open_corpus(corpus.root)
+
+
+@pytest.mark.parametrize("normalization", ["group", "scene", "fixed"])
+def test_the_codes_of_all_normalisations_can_be_drawn(scenes: Path, tmp_path: Path, normalization: str) -> None:
+    corpus = _build(scenes, tmp_path / "out", normalization=normalization, content="both", bits=16)
+    histogram_figure(corpus, tmp_path / "histogram.png")
+    statistics_figure(corpus, tmp_path / "statistics.png")
+    contact_sheet(corpus, tmp_path / "sheet.png", count=6)
+    for name in ("histogram", "statistics", "sheet"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.width > 600
+            assert len(np.unique(np.asarray(image.convert("L")))) > 10
