@@ -547,6 +547,11 @@ def _setting(option: str, *flags: str) -> Any:
     return typer.Option(*flags, help=_setting_help(_OPTION_SETTINGS[option]), show_default=False)
 
 
+_PRESET_HELP = (
+    "paper: the published settings; sarsense: these, with views that know speckle (corpora of --content both); smoke: "
+    "a few minutes on two CPU cores."
+)
+_CONFIG_HELP = "TOML file of settings, over the preset; the config.toml of a run is one."
 _OTHER_SETTINGS = "\n\n".join(
     ["Settings for --set and --config:"]
     + [f"{name}: {_setting_help(name)}" for name in settings.names() if name not in _OPTION_SETTINGS.values()]
@@ -557,16 +562,8 @@ _OTHER_SETTINGS = "\n\n".join(
 def _pretrain(
     corpus: Annotated[Path, _CORPUS],
     out: Annotated[Path, typer.Option(help="Folder of the run: new, or of a run to go on with.")],
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="paper: the published settings; sarsense: these, with views that know speckle (corpora of --content "
-            "both); smoke: a few minutes on two CPU cores."
-        ),
-    ] = settings.DEFAULT_PRESET,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file of settings, over the preset; the config.toml of a run is one.")
-    ] = None,
+    preset: Annotated[str, typer.Option(help=_PRESET_HELP)] = settings.DEFAULT_PRESET,
+    config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
     arch: Annotated[str | None, _setting("arch", "--arch", "-a")] = None,
     weights: Annotated[str | None, _setting("weights")] = None,
     crop_size: Annotated[int | None, _setting("crop_size")] = None,
@@ -626,6 +623,27 @@ def _print_pretrain(outcome: Any, run: Path) -> None:
         typer.echo(f"  {run / name}")
     if not outcome.signal:
         typer.echo(f"next: dic3l export {run} --out encoder.pt")
+
+
+@dic3l_app.command("views")
+def _views(
+    corpus: Annotated[Path, _CORPUS],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("views.png"),
+    preset: Annotated[str, typer.Option(help=_PRESET_HELP)] = settings.DEFAULT_PRESET,
+    config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
+    count: Annotated[int, typer.Option(help="Tiles to show.")] = 12,
+    seed: Annotated[int | None, _setting("seed")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
+    ] = None,
+) -> None:
+    """Draw pairs of views with their matched boxes, as a run with these settings would see them."""
+    resolved = settings.resolve(preset, config, {} if seed is None else {"train.seed": seed}, assignments or ())
+
+    from pipelines.pretrain import draw_views
+
+    draw_views(corpus, resolved, out, count)
+    typer.echo(str(out))
 
 
 @dic3l_app.command("export")

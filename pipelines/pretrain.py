@@ -24,6 +24,7 @@ from dic3l import distributed
 from dic3l.checkpoint import CorpusFacts, open_run
 from dic3l.config import Config, to_toml
 from dic3l.errors import ConfigError, Dic3lError
+from dic3l.gallery import gallery
 from dic3l.stream import Stream
 from dic3l.trainer import DivergenceError, Outcome, train
 from sarsense.corpus import Corpus, open_corpus
@@ -47,10 +48,7 @@ def pretrain(corpus: Path, run: Path, config: Config, resume: str = "auto", npro
     inside = "WORLD_SIZE" in os.environ
     if inside and nproc > 1:
         raise ConfigError("--nproc: torchrun already decides how many processes there are; leave it out")
-    opened = open_corpus(corpus)
-    tiles = TileReader(opened, split="train", eight_bit=True)
-    if not len(tiles):
-        raise ConfigError(f"{corpus}: no tile in the train split; build it again with another --seed or --val-share")
+    opened, tiles = _open(corpus)
     if inside or nproc == 1:
         return _train_here(opened, tiles, run, config, resume)
     # what is wrong for every rank is said once, before there are any
@@ -67,6 +65,19 @@ def pretrain(corpus: Path, run: Path, config: Config, resume: str = "auto", npro
         command = [sys.executable, "-m", "dic3l", "pretrain", str(corpus), "--out", str(run)]
         _run_ranks([*command, "--config", str(settings), "--resume", resume], nproc)
     return None
+
+
+def draw_views(corpus: Path, config: Config, out_png: Path, count: int) -> None:
+    """A gallery of the views of the first train tiles. Raises ConfigError, Dic3lError, CorpusError."""
+    gallery(_open(corpus)[1], config, out_png, count)
+
+
+def _open(corpus: Path) -> tuple[Corpus, TileReader]:
+    opened = open_corpus(corpus)
+    tiles = TileReader(opened, split="train", eight_bit=True)
+    if not len(tiles):
+        raise ConfigError(f"{corpus}: no tile in the train split; build it again with another --seed or --val-share")
+    return opened, tiles
 
 
 def _train_here(corpus: Corpus, tiles: TileReader, run: Path, config: Config, resume: str) -> Outcome | None:
