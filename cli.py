@@ -646,6 +646,44 @@ def _views(
     typer.echo(str(out))
 
 
+@dic3l_app.command("status")
+def _status(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, of any host.")],
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Say how far runs are, when they will end, and what looks wrong."""
+    from dic3l.monitor import duration
+    from dic3l.watch import status
+
+    found = [status(run) for run in runs]
+    if as_json:
+        _print_json([one.to_json() for one in found])
+        return
+    for one in found:
+        of = "" if one.total is None else f", step {one.step} of {one.total}"
+        left = "" if one.left_s is None else f", {duration(one.left_s)} left"
+        saved = "none yet" if one.checkpoint is None else f"step {one.checkpoint}"
+        typer.echo(f"{one.run}: {one.state}{of}{left}; last line {duration(one.silent_s)} ago, checkpoint: {saved}")
+        if one.metrics:
+            shown = ("epoch", "loss", "top1_global", "feature_std", "effective_rank", "tiles_per_s")
+            told = ", ".join(f"{name} {one.metrics[name]:.3g}" for name in shown if name in one.metrics)
+            typer.echo(f"  {told}")
+        for note in one.notes:
+            typer.echo(f"  look: {note}")
+
+
+@dic3l_app.command("plot")
+def _plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, to compare.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("curves.png"),
+) -> None:
+    """Draw the curves of runs: losses, top-1, signs of collapse, speed."""
+    from dic3l.watch import plot
+
+    plot(runs, out)
+    typer.echo(str(out))
+
+
 @dic3l_app.command("export")
 def _export(
     run: Annotated[

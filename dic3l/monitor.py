@@ -191,7 +191,7 @@ class Monitor:
         if not self._console.is_terminal and (now - self._last_line >= _LINE_SECONDS or done == self._total):
             self._last_line = now
             left = (now - self._began) / (done - self._start) * (self._total - done)
-            self.say(f"step {done}/{self._total}  {told}  {_duration(left)} left")
+            self.say(f"step {done}/{self._total}  {told}  {duration(left)} left")
 
 
 def _tag(name: str) -> str:
@@ -202,7 +202,8 @@ def _tag(name: str) -> str:
     return f"{group}/{name}" if group in ("loss", "top1") else f"run/{name}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,162 @@
+"""A run seen from outside: how far it is, and its curves. Reads its folder alone, of any host."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dic3l.checkpoint import atomic_write, checkpoints
+from dic3l.config import Config, from_toml
+from dic3l.errors import ConfigError, Dic3lError
+from dic3l.optim import total_steps
+
+_LATE, _LATE_SECONDS = 5.0, 60.0
+"""times the usual pause between two lines of metrics, and at least so long, after which a run is called silent"""
+_COLLAPSED_STD, _WAITS = 0.2, 0.2
+_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("loss", ("loss",)),
+    ("loss, its parts", ("loss_global", "loss_contour", "loss_instances")),
+    ("top-1 of the contrast", ("top1_global", "top1_contour")),
+    ("feature_std (1: spread, 0: collapsed)", ("feature_std",)),
+    ("effective rank", ("effective_rank",)),
+    ("tiles a second", ("tiles_per_s",)),
+)
+_COLOURS = ("#2b6ca3", "#d1622b", "#4f8a4b", "#8a4b8a", "#7a6a1f")
+_STYLES = ("-", "--", ":")
+_DPI = 110
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is."""
+
+    run: str
+    state: str
+    """finished, going on, silent (no line for long: stopped, killed or hung), or no line yet"""
+    step: int
+    total: int | None
+    """steps; None before the first line"""
+    checkpoint: int | None
+    """newest step that is saved"""
+    silent_s: float
+    """since the last line"""
+    left_s: float | None
+    """to the end at the latest speed; None where it does not go on"""
+    metrics: dict[str, Any]
+    """the last line of metrics.jsonl"""
+    notes: list[str]
+    """what a person should look at"""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl, times among the other values; Dic3lError where `run` is no run."""
+    try:
+        text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    except OSError as error:
+        if (run / "config.toml").is_file():
+            return []
+        raise Dic3lError(f"{run}: no run of `dic3l pretrain` ({error.strerror or error}: metrics.jsonl)") from error
+    rows = []
+    for line in text.splitlines(keepends=True):
+        if not line.endswith("\n"):  # being written
+            break
+        try:
+            row = json.loads(line)
+            rows.append({**{name: value for name, value in row.items() if name != "time"}, **row["time"]})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            where = f"{run / 'metrics.jsonl'}: line {len(rows) + 1}"
+            raise Dic3lError(f"{where} is no line of metrics ({error}); restore it or remove it") from error
+    return rows
+
+
+def status(run: Path, now: float | None = None) -> Status:
+    """Where a run stands. now: seconds since the epoch, by default the clock's. Raises Dic3lError."""
+    rows = read_metrics(run)
+    config = _config(run)
+    saved = checkpoints(run)
+    checkpoint = saved[-1][0] if saved else None
+    file = run / ("metrics.jsonl" if rows else "config.toml")
+    silent = max(0.0, (time.time() if now is None else now) - file.stat().st_mtime)
+    if not rows:
+        return Status(str(run), "no line yet", 0, None, checkpoint, silent, None, {}, [])
+    last = rows[-1]
+    batch, step = config.train.batch_size, int(last["step"])
+    total = total_steps(config, round(step * batch / last["epoch"]))
+    a_step = batch / max(last["tiles_per_s"], 1e-9)
+    if step >= total:
+        state = "finished"
+    elif silent > max(_LATE_SECONDS, _LATE * a_step * config.train.log_every):
+        state = "silent"
+    else:
+        state = "going on"
+    left = (total - step) * a_step if state == "going on" else None
+    return Status(str(run), state, step, total, checkpoint, silent, left, last, _notes(last))
+
+
+def plot(runs: Sequence[Path], out_png: Path) -> None:
+    """The curves of runs over steps, to a PNG: a colour a run. Raises ConfigError and Dic3lError."""
+    if out_png.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out_png}: pictures are PNG; a name that ends in .png expected")
+    metrics = {str(run): read_metrics(run) for run in runs}
+    if empty := [run for run, rows in metrics.items() if not rows]:
+        raise Dic3lError(f"{empty[0]}: no line of metrics yet; nothing to plot")
+    figure = Figure(figsize=(10.2, 5.6), dpi=_DPI, layout="constrained", facecolor="white")
+    for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+        for (run, rows), colour in zip(metrics.items(), _repeated(_COLOURS, len(metrics)), strict=True):
+            steps = [row["step"] for row in rows]
+            for name, style in zip(names, _STYLES, strict=False):
+                values = np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
+                label = run if len(names) == 1 else name.removeprefix("loss_").removeprefix("top1_")
+                axes.plot(steps, values, color=colour, ls=style, lw=1.1, label=label)
+        axes.set_title(title, size=9, loc="left")
+        axes.set_xlabel("step", size=8)
+        axes.tick_params(labelsize=7)
+        if not title.startswith("loss"):
+            axes.set_ylim(bottom=0)
+        axes.grid(color="0.9", lw=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(names) > 1:
+            handles, labels = axes.get_legend_handles_labels()
+            axes.legend(handles[: len(names)], labels[: len(names)], fontsize=7, frameon=False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", fontsize=7.5, frameon=False, ncols=2)
+    FigureCanvasAgg(figure)
+    try:
+        with atomic_write(out_png) as file:
+            figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    except OSError as error:
+        raise Dic3lError(f"--out {out_png}: cannot be written: {error.strerror or error}") from error
+
+
+def _repeated(colours: Sequence[str], count: int) -> list[str]:
+    return [colours[number % len(colours)] for number in range(count)]
+
+
+def _config(run: Path) -> Config:
+    path = run / "config.toml"
+    try:
+        return from_toml(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise Dic3lError(f"{path}: settings of the run cannot be read: {error.strerror or error}") from error
+
+
+def _notes(row: dict[str, Any]) -> list[str]:
+    notes = []
+    if not np.isfinite(row["loss"]):
+        notes.append(f"loss is {row['loss']}")
+    if row.get("feature_std", 1.0) < _COLLAPSED_STD:
+        notes.append(f"feature_std {row['feature_std']:.2g}: all tiles look alike to the network (collapse)")
+    if row.get("data_wait", 0.0) > _WAITS:
+        notes.append(f"waits for data {row['data_wait']:.0%} of the time: more train.loader_threads, or a faster disk")
+    return notes
