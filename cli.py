@@ -523,6 +523,7 @@ _OPTION_SETTINGS = {
     "momentum": "method.momentum",
     "temperature": "method.temperature",
     "queue_size": "method.queue_size",
+    "contour_stage": "method.contour_stage",
     "seed": "train.seed",
     "precision": "train.precision",
     "device": "train.device",
@@ -574,6 +575,13 @@ def _pretrain(
     momentum: Annotated[float | None, _setting("momentum")] = None,
     temperature: Annotated[float | None, _setting("temperature")] = None,
     queue_size: Annotated[int | None, _setting("queue_size")] = None,
+    contour_stage: Annotated[int | None, _setting("contour_stage")] = None,
+    no_di: Annotated[
+        bool, typer.Option("--no-di", help="Without Dynamic Instances: method.weight_instances=0; still measured.")
+    ] = False,
+    no_cc: Annotated[
+        bool, typer.Option("--no-cc", help="Without Contour Consistency: method.weight_contour=0; still measured.")
+    ] = False,
     seed: Annotated[int | None, _setting("seed")] = None,
     precision: Annotated[str | None, _setting("precision")] = None,
     device: Annotated[str | None, _setting("device")] = None,
@@ -592,6 +600,8 @@ def _pretrain(
     """Pre-train an encoder on the train tiles of a corpus. Run it again after an interruption: it goes on."""
     given = locals()
     options = {name: given[option] for option, name in _OPTION_SETTINGS.items() if given[option] is not None}
+    switches = {"method.weight_instances": no_di, "method.weight_contour": no_cc}
+    options |= {name: 0.0 for name, off in switches.items() if off}
     resolved = settings.resolve(preset, config, options, assignments or ())
 
     from pipelines.pretrain import pretrain

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from dic3l.checkpoint import atomic_write
 from dic3l.config import Config
-from dic3l.errors import ConfigError, Dic3lError
+from dic3l.errors import ConfigError
+from dic3l.picture import DPI, check_picture, save
 from dic3l.stream import Stream, Tiles
 
 _MAX_COUNT = 60
-_INCHES, _CAPTION_INCHES, _HEAD_INCHES, _DPI = 1.9, 0.2, 0.34, 110
+_INCHES, _CAPTION_INCHES, _HEAD_INCHES = 1.9, 0.2, 0.34
 _KEY_LETTERS = 48
 _COLOURS = (
     "#e41a1c",
@@ -38,15 +37,14 @@ def gallery(tiles: Tiles, config: Config, out_png: Path, count: int = 12) -> Non
 
     Boxes of one number and colour are matched: they show the same ground. Raises ConfigError and Dic3lError.
     """
-    if out_png.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out_png}: pictures are PNG; a name that ends in .png expected")
+    check_picture(out_png)
     if not 1 <= count <= _MAX_COUNT:
         raise ConfigError(f"--count: expected from 1 to {_MAX_COUNT}, found {count}")
     shown = pairs(tiles, config, count)
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
     width, height = 2 * columns * _INCHES, lines * (_INCHES + _CAPTION_INCHES) + _HEAD_INCHES
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     crop = config.views.crop_size
     head = f"first and second views of {len(shown)} tiles, {crop} x {crop}; a number is one place on the ground"
     figure.text(0.06 / width, 1 - 0.2 / height, head, size=8.5, weight="bold")
@@ -61,12 +59,7 @@ def gallery(tiles: Tiles, config: Config, out_png: Path, count: int = 12) -> Non
             _draw_boxes(axes, pair.boxes[side], crop)
         place = (2 * column * _INCHES + 0.06) / width, (bottom + _INCHES) / height
         figure.text(*place, f"{_shortened(pair.key)}, {len(pair.boxes[0])} boxes", size=6.5)
-    FigureCanvasAgg(figure)
-    try:
-        with atomic_write(out_png) as file:
-            figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
-    except OSError as error:
-        raise Dic3lError(f"--out {out_png}: cannot be written: {error.strerror or error}") from error
+    save(figure, out_png)
 
 
 @dataclass(frozen=True)

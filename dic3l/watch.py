@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dic3l.checkpoint import atomic_write, checkpoints
+from dic3l.checkpoint import checkpoints
 from dic3l.config import Config, from_toml
-from dic3l.errors import ConfigError, Dic3lError
+from dic3l.errors import Dic3lError
 from dic3l.optim import total_steps
+from dic3l.picture import DPI, check_picture, save
 
 _LATE, _LATE_SECONDS = 5.0, 60.0
 """times the usual pause between two lines of metrics, and at least so long, after which a run is called silent"""
@@ -31,7 +31,6 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 _COLOURS = ("#2b6ca3", "#d1622b", "#4f8a4b", "#8a4b8a", "#7a6a1f")
 _STYLES = ("-", "--", ":")
-_DPI = 110
 
 
 @dataclass(frozen=True)
@@ -106,12 +105,11 @@ def status(run: Path, now: float | None = None) -> Status:
 
 def plot(runs: Sequence[Path], out_png: Path) -> None:
     """The curves of runs over steps, to a PNG: a colour a run. Raises ConfigError and Dic3lError."""
-    if out_png.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out_png}: pictures are PNG; a name that ends in .png expected")
+    check_picture(out_png)
     metrics = {str(run): read_metrics(run) for run in runs}
     if empty := [run for run, rows in metrics.items() if not rows]:
         raise Dic3lError(f"{empty[0]}: no line of metrics yet; nothing to plot")
-    figure = Figure(figsize=(10.2, 5.6), dpi=_DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(10.2, 5.6), dpi=DPI, layout="constrained", facecolor="white")
     for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
         for (run, rows), colour in zip(metrics.items(), _repeated(_COLOURS, len(metrics)), strict=True):
             steps = [row["step"] for row in rows]
@@ -131,12 +129,7 @@ def plot(runs: Sequence[Path], out_png: Path) -> None:
             axes.legend(handles[: len(names)], labels[: len(names)], fontsize=7, frameon=False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", fontsize=7.5, frameon=False, ncols=2)
-    FigureCanvasAgg(figure)
-    try:
-        with atomic_write(out_png) as file:
-            figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
-    except OSError as error:
-        raise Dic3lError(f"--out {out_png}: cannot be written: {error.strerror or error}") from error
+    save(figure, out_png)
 
 
 def _repeated(colours: Sequence[str], count: int) -> list[str]:

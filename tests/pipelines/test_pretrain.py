@@ -222,6 +222,17 @@ def test_a_corpus_without_train_tiles_is_refused(corpus, tmp_path):
         pretrain(copy, tmp_path / "run", tiny())
 
 
+def test_parts_of_the_method_are_switched_off_by_name(corpus, tmp_path):
+    run = tmp_path / "run"
+    ended = call(*command(corpus, run, "--no-di", "--no-cc", "--contour-stage", "2", "--set", "train.steps=1"))
+    assert ended.returncode == 0, ended.stderr
+    method = resolve(file=run / "config.toml").method
+    assert (method.weight_instances, method.weight_contour, method.contour_stage) == (0.0, 0.0, 2)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["loss"] == pytest.approx(method.weight_global * last["loss_global"], rel=1e-5)
+    assert last["loss_contour"] > 0 and last["loss_instances"] > 0  # still measured
+
+
 def test_an_error_is_one_line_and_its_code_says_whose(corpus, tmp_path):
     usage = call(*command(corpus, tmp_path / "run", "--set", "optim.lrr=3"))
     assert usage.returncode == 2
