@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sarsense.codes import decode, encode
 from sarsense.histogram import histogram_db
 from sarsense.landscape import Cover
-from sarsense.normalize import MeasuredBand, decode, encode, enl_bias_db, group_ranges
+from sarsense.normalize import MeasuredBand, enl_bias_db, group_ranges
 from sarsense.simulate import SIGNATURES, Truth, draw_truth, speckled
 from sarsense.speckle import BlockStatistics, boxcar, estimate_enl
 

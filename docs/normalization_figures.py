@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.normalization import SEED, WAYS, View, see
 from dic3l.speckle import AS_SEEN, MIXED, RESPECKLED, SpeckleParams, speckle_view
+from sarsense.codes import code_steps, encode
 from sarsense.histogram import BIN_DB, BINS, LOWEST_DB
-from sarsense.normalize import code_steps, encode, enl_bias_db, group_ranges
+from sarsense.normalize import enl_bias_db, group_ranges
 from sarsense.shards import TileSpeckle
 from sarsense.simulate import draw_truth
 from sarsense.speckle import log_bias_db, log_std_db, refined_lee

@@ -12,11 +12,11 @@ from typing import Any
 import sarsense
 from pipelines.entries import Entry, inputs_digest, left_out, scene_row
 from pipelines.ranges import KnownRanges, Ranges
+from sarsense.codes import code_dtype
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, corpus_digest, open_corpus, write_manifest, write_tables
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.files import read_json
-from sarsense.normalize import code_dtype
 from sarsense.shards import Shard
 from sarsense.sidecars import still_holds
 

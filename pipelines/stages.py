@@ -17,6 +17,7 @@ from pipelines.cluster import Runner
 from pipelines.entries import Entry, identity_hash, why_no_tile
 from pipelines.stacks import join_stacks, refuse_broken
 from pipelines.tasks import cut_task, measure_task, prepare_task, scan_task, shard_task
+from sarsense.codes import code_dtype, code_steps
 from sarsense.config import BuildConfig
 from sarsense.corpus import array_shape
 from sarsense.cut import Channel, scene_digest, scene_id, why_not_despeckled
@@ -24,7 +25,7 @@ from sarsense.dedup import duplicate_row, exact_duplicates
 from sarsense.errors import SarsenseError
 from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement
-from sarsense.normalize import code_dtype, code_steps, enl_bias_db
+from sarsense.normalize import enl_bias_db
 from sarsense.scene import Scene
 from sarsense.shards import Shard
 from sarsense.sidecars import still_holds

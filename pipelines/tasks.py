@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from sarsense.catalogue import Stated
+from sarsense.codes import code_dtype
 from sarsense.config import BuildConfig
 from sarsense.cut import Channel, cut_scene
 from sarsense.errors import CHANGED, RemoteError, SceneError
 from sarsense.files import read_json, write_json
 from sarsense.measure import measure_scene
-from sarsense.normalize import code_dtype
 from sarsense.prepare import prepare_scene
 from sarsense.scene import Scene, describe_scene
 from sarsense.shards import write_shard

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from sarsense.codes import encode
 from sarsense.config import BuildConfig
 from sarsense.corpus import footprint_wkb
 from sarsense.files import atomic_write
 from sarsense.measure import Measurement
-from sarsense.normalize import encode
 from sarsense.radiometry import to_db
 from sarsense.raster import masked_rows, open_raster, read_rows
 from sarsense.scene import Band, Scene, valid_power

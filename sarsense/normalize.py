@@ -1,8 +1,8 @@
-"""Despeckle-aware normalisation: measured statistics -> codes of 8 or 16 bits, and back.
+"""Despeckle-aware normalisation: measured statistics -> the dB range that becomes the codes.
 
 The range of a group (sensor, mode, polarisation, quantity) is measured on *despeckled* dB, so that speckle tails and
 point targets do not set it, and then widened by `SPECKLE_MARGIN` standard deviations of log-speckle, so that the
-speckle itself is not clipped. Code 0 is no data; codes 1 to 255 (or 65535) are equal steps of dB.
+speckle itself is not clipped.
 
 Three things make the same ground the same code whoever looked at it. What a filter leaves of the speckle depends on the
 looks and would widen the histogram of some: all are blurred to what it leaves of a single look. A few scenes unlike the
@@ -138,42 +138,3 @@ def enl_bias_db(enl: float | None, quantity: str) -> float:
     speckle statistics worth the name: theirs is 0.
     """
     return 0.0 if enl is None or quantity == "display" else round(log_bias_db(enl), 4)
-
-
-def code_dtype(bits: int) -> np.dtype:
-    """uint8 or little-endian uint16."""
-    return np.dtype({8: "|u1", 16: "<u2"}[bits])
-
-
-def code_steps(bits: int) -> int:
-    """Steps between the lowest valid code, 1, and the highest: 254 or 65534."""
-    return 2**bits - 2
-
-
-def encode(db: np.ndarray, lo_db: float, hi_db: float, bits: int = 8) -> np.ndarray:
-    """Codes, `code_dtype(bits)`, of dB values (float32) of any shape: 0 where NaN, else 1 + round((dB - lo) / step),
-    clipped to 1..255 or 1..65535."""
-    steps = code_steps(bits)
-    step = np.float32((hi_db - lo_db) / steps)
-    codes = np.rint((db - np.float32(lo_db)) / step) + np.float32(1)
-    codes = np.clip(codes, 1, steps + 1)
-    return np.where(np.isnan(codes), 0, codes).astype(code_dtype(bits))
-
-
-def decode(codes: np.ndarray, lo_db: float, hi_db: float) -> np.ndarray:
-    """dB, float32, of codes (uint8 or uint16) of any shape; NaN where the code is 0. Inverse of `encode` to half a
-    step."""
-    steps = code_steps(8 * codes.dtype.itemsize)
-    step = (hi_db - lo_db) / steps
-    table = np.concatenate([[np.nan], lo_db + step * np.arange(steps + 1)]).astype(np.float32)
-    return table[codes]
-
-
-def as_8_bit(codes: np.ndarray) -> np.ndarray:
-    """The 8-bit codes of 16-bit ones over the same dB range; 8-bit codes as they are. 0 stays 0, and 0 alone."""
-    return codes if codes.dtype == np.uint8 else _TO_8_BIT[codes]
-
-
-_TO_8_BIT = np.concatenate([[0], 1 + np.rint(np.arange(code_steps(16) + 1) * (code_steps(8) / code_steps(16)))]).astype(
-    np.uint8
-)

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from sarsense.codes import as_8_bit, code_steps
 from sarsense.errors import ShardError
 from sarsense.files import atomic_write
-from sarsense.normalize import as_8_bit, code_steps
 
 if TYPE_CHECKING:
     from sarsense.corpus import Corpus
@@ -112,7 +112,7 @@ class TileReader:
     """
 
     def __init__(self, corpus: Corpus, split: str | None = None, eight_bit: bool = False) -> None:
-        """eight_bit: whatever the corpus holds, read 8-bit codes (`sarsense.normalize.as_8_bit`)."""
+        """eight_bit: whatever the corpus holds, read 8-bit codes (`sarsense.codes.as_8_bit`)."""
         self._corpus, self._split = corpus, split
         self.contents = corpus.contents
         table = corpus.tiles(split, columns=["key", "shard", "offset"])

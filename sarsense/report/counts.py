@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from sarsense.codes import code_steps
 from sarsense.corpus import Corpus
 from sarsense.histogram import LOWEST_DB, percentile_db, whole
-from sarsense.normalize import code_steps, enl_bias_db
+from sarsense.normalize import enl_bias_db
 from sarsense.speckle import log_std_db
 
 _PERCENTILES = (0.1, 50, 99.9)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from sarsense.codes import decode
 from sarsense.corpus import Corpus
-from sarsense.normalize import decode
 from sarsense.report.counts import group_statistics
 from sarsense.report.picture import DPI, check_picture, require_tiles, save
 from sarsense.shards import TileReader

@@ -24,10 +24,11 @@ import pytest
 import rasterio
 
 from pipelines.build import build, scan
+from sarsense.codes import decode
 from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus, verify_corpus
 from sarsense.errors import CorpusError, SarsenseError
-from sarsense.normalize import GroupRange, decode
+from sarsense.normalize import GroupRange
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
 from tests.conftest import speckled_power, write_raster

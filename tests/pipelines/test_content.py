@@ -9,9 +9,9 @@ import pytest
 import rasterio
 
 from pipelines.build import build
+from sarsense.codes import decode
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, open_corpus, verify_corpus
-from sarsense.normalize import decode
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
 from sarsense.speckle import refined_lee

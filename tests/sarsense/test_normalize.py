@@ -6,14 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from sarsense.codes import as_8_bit, decode, encode
 from sarsense.histogram import BIN_DB, histogram_db, percentile_db, share_outside, trimmed, whole
 from sarsense.normalize import (
     SPECKLE_MARGIN,
     GroupRange,
     MeasuredBand,
-    as_8_bit,
-    decode,
-    encode,
     enl_bias_db,
     group_ranges,
 )

@@ -1,5 +1,7 @@
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -166,3 +168,9 @@ def test_verify_says_missing_and_short(written):
 def test_ids_depend_on_keys_alone():
     ids = tile_ids(["a", "b", "a"])
     assert ids.dtype == np.uint64 and ids[0] == ids[2] != ids[1]
+
+
+def test_reading_a_corpus_needs_no_filters():
+    code = "import sys, sarsense.shards; print([n for n in ('numba', 'scipy', 'cv2', 'rasterio') if n in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
