@@ -73,9 +73,10 @@ class SpeckleConfig:
     """a view's level moves by up to this many dB, up or down"""
 
     def __post_init__(self) -> None:
-        shares = [self.mix_probability, self.respeckle_probability, self.fewer_looks_probability]
-        for name in ("mix_probability", "respeckle_probability", "fewer_looks_probability"):
-            _require(0 <= getattr(self, name) <= 1, f"speckle.{name}", "from 0 to 1", getattr(self, name))
+        names = ("mix_probability", "respeckle_probability", "fewer_looks_probability")
+        shares = [getattr(self, name) for name in names]
+        for name, share in zip(names, shares, strict=True):
+            _require(0 <= share <= 1, f"speckle.{name}", "from 0 to 1", share)
         expected = "at most 1 together with respeckle_probability and fewer_looks_probability"
         _require(sum(shares) <= 1 + 1e-9, "speckle.mix_probability", expected, shares)
         _require(0.5 <= self.looks[0] <= self.looks[1], "speckle.looks", "0.5 <= fewest <= most", self.looks)

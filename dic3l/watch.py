@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def plot(runs: Sequence[Path], out_png: Path) -> None:
         raise Dic3lError(f"{empty[0]}: no line of metrics yet; nothing to plot")
     figure = Figure(figsize=(10.2, 5.6), dpi=DPI, layout="constrained", facecolor="white")
     for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
-        for (run, rows), colour in zip(metrics.items(), _repeated(_COLOURS, len(metrics)), strict=True):
+        for (run, rows), colour in zip(metrics.items(), cycle(_COLOURS), strict=False):
             steps = [row["step"] for row in rows]
             for name, style in zip(names, _STYLES, strict=False):
                 values = np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
@@ -130,10 +131,6 @@ def plot(runs: Sequence[Path], out_png: Path) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", fontsize=7.5, frameon=False, ncols=2)
     save(figure, out_png)
-
-
-def _repeated(colours: Sequence[str], count: int) -> list[str]:
-    return [colours[number % len(colours)] for number in range(count)]
 
 
 def _config(run: Path) -> Config:

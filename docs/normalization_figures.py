@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.normalization import SEED, WAYS, View, see
@@ -15,6 +14,7 @@ from dic3l.speckle import AS_SEEN, MIXED, RESPECKLED, SpeckleParams, speckle_vie
 from sarsense.codes import code_steps, encode
 from sarsense.histogram import BIN_DB, BINS, LOWEST_DB
 from sarsense.normalize import enl_bias_db, group_ranges
+from sarsense.report.picture import save
 from sarsense.shards import TileSpeckle
 from sarsense.simulate import draw_truth
 from sarsense.speckle import log_bias_db, log_std_db, refined_lee
@@ -151,10 +151,8 @@ def main(folder: Path) -> None:
         "quantisation": quantisation(),
         "views": views_of_speckle(views["L = 4, 3 dB off"]),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        FigureCanvasAgg(figure)
-        figure.savefig(folder / f"normalization-{name}.png", dpi=110, metadata={"Software": None})
+        save(figure, folder / f"normalization-{name}.png")
         print(folder / f"normalization-{name}.png")
 
 

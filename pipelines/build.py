@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.cluster import open_runner
 from pipelines.entries import BuildSummary, inputs_as_read, list_entries, nothing_usable, scene_row, summarise
 from pipelines.output import INPUTS, check_output, clean, finished, seal
-from pipelines.ranges import known_ranges, set_ranges
+from pipelines.ranges import ranges_from, set_ranges
 from pipelines.stages import (
     Progress,
     cut_all,
@@ -65,7 +65,7 @@ def build(
     started = time.monotonic()
     progress = progress or _Silent()
     check_output(out)
-    known = None if stats_from is None else known_ranges(stats_from, config)
+    known = None if stats_from is None else ranges_from(stats_from, config)
     entries = list_entries(sources, out)
     work = out / ".build"
     if (done := finished(out, entries, config, known)) is not None:

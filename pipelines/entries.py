@@ -15,8 +15,8 @@ import sarsense
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
 from sarsense.errors import CHANGED, NOT_FETCHED
-from sarsense.measure import Measurement
-from sarsense.scene import Scene
+from sarsense.measure import BandMeasurement, Measurement
+from sarsense.scene import Band, Scene
 from sarsense.sidecars import Consulted
 from sarsense.sources import SourceFile, list_sources
 
@@ -45,6 +45,12 @@ class Entry:
     follows: bool = False
     """whether its bands are channels of another's tiles"""
     duplicates: int = 0
+
+    def measured_bands(self) -> list[tuple[Band, BandMeasurement]]:
+        """Its bands with what was measured of each; none before it was measured, or where it could not be."""
+        if self.scene is None or self.measurement is None:
+            return []
+        return list(zip(self.scene.bands, self.measurement.bands, strict=True))
 
     def stamps(self) -> list[tuple[str, list[int]]]:
         """Its file as it was first looked at: stays the same during a build."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.entries import Entry
 from pipelines.stacks import refuse_broken
 from sarsense.config import BuildConfig
-from sarsense.corpus import open_corpus
+from sarsense.corpus import Corpus, open_corpus
 from sarsense.errors import CorpusError, SettingError
 from sarsense.histogram import BIN_DB, LOWEST_DB, share_outside, trimmed
 from sarsense.measure import BandMeasurement
@@ -47,16 +47,22 @@ class Ranges:
     """scenes, pixels, looks, and the histogram of despeckled dB"""
 
 
-def known_ranges(path: Path, config: BuildConfig) -> KnownRanges:
-    """The ranges of a corpus. Raises CorpusError, and SettingError where `config` asks for other ranges."""
+def ranges_from(path: Path, config: BuildConfig) -> KnownRanges:
+    """The ranges for `--stats-from`. Raises CorpusError, and SettingError where `config` asks for other ranges."""
     if config.normalization != "group":
         raise SettingError(
             f"--stats-from: the ranges of its groups, --normalization {config.normalization} asks for others; "
             "leave one of the two out"
         )
-    corpus = open_corpus(path)
-    if (kind := corpus.manifest["config"].get("normalization", "group")) != "group":
-        raise CorpusError(f"{path}: was built with --normalization {kind}, so it has no ranges of groups to take")
+    return known_ranges(open_corpus(path))
+
+
+def known_ranges(corpus: Corpus) -> KnownRanges:
+    """The ranges of the groups of a corpus; CorpusError where they have none."""
+    if (kind := corpus.manifest["config"]["normalization"]) != "group":
+        raise CorpusError(
+            f"{corpus.root}: was built with --normalization {kind}, so it has no ranges of groups to take"
+        )
     groups = {name: GroupRange(**bounds) for name, bounds in corpus.manifest["groups"].items()}
     return KnownRanges(corpus.name, corpus.manifest["version"], corpus.digest, groups)
 
@@ -68,29 +74,22 @@ def set_ranges(entries: list[Entry], config: BuildConfig, known: KnownRanges | N
     if config.normalization == "fixed":
         _refuse(entries, lambda _, band: _why_not_fixed(band))
     refuse_broken(entries)
+    used = [(entry, entry.scene) for entry in entries if entry.status == "used" and entry.scene is not None]
     pooled: dict[str, list[MeasuredBand]] = defaultdict(list)
-    for scene, band, measured in _used_bands(entries):
-        pooled[scene.group(band)].append(measured.pooled(band))
+    for entry, scene in used:
+        for band, measured in entry.measured_bands():
+            pooled[scene.group(band)].append(measured.pooled(band))
     ranges = group_ranges(pooled) if known is None else {name: known.groups[name] for name in pooled}
     groups = {name: asdict(bounds) for name, bounds in ranges.items()}
     if config.normalization != "group":
         for name in groups:
             lo, hi = fixed_range(name.split("/")[2]) if config.normalization == "fixed" else (None, None)
             groups[name] |= {"lo_db": lo, "hi_db": hi}
-    for entry in entries:
-        if entry.status == "used" and entry.scene and entry.measurement:
-            pairs = list(zip(entry.scene.bands, entry.measurement.bands, strict=True))
-            entry.bounds = [_bounds(entry.scene, band, measured, config, ranges) for band, measured in pairs]
-            if known is not None or config.normalization == "fixed":
-                _note_clipped(entry)
+    for entry, scene in used:
+        entry.bounds = [_bounds(scene, band, measured, config, ranges) for band, measured in entry.measured_bands()]
+        if known is not None or config.normalization == "fixed":
+            entry.scene = replace(scene, notes=(*scene.notes, *_clipped(entry)))
     return Ranges(groups, {name: _statistics(bands) for name, bands in sorted(pooled.items())})
-
-
-def _used_bands(entries: list[Entry]) -> Iterable[tuple[Scene, Band, BandMeasurement]]:
-    for entry in entries:
-        if entry.status == "used" and entry.scene and entry.measurement:
-            for band, measured in zip(entry.scene.bands, entry.measurement.bands, strict=True):
-                yield entry.scene, band, measured
 
 
 def _bounds(
@@ -129,18 +128,17 @@ def _why_not_fixed(band: Band) -> str | None:
     return None
 
 
-def _note_clipped(entry: Entry) -> None:
-    """Say where a range that was not measured on the scene clips much of its ground."""
-    assert entry.scene is not None and entry.measurement is not None
+def _clipped(entry: Entry) -> list[str]:
+    """Where a range that was not measured on the scene clips much of its ground."""
     told = []
-    for band, measured, (lo, hi) in zip(entry.scene.bands, entry.measurement.bands, entry.bounds, strict=True):
+    for (band, measured), (lo, hi) in zip(entry.measured_bands(), entry.bounds, strict=True):
         below, above = share_outside(measured.pooled(band).histogram, lo, hi)
         for share, side in ((below, "below"), (above, "above")):
             if share > _MUCH:
                 told.append(
                     f"{share:.1%} of its {band.polarisation} lies {side} the range {lo:g} to {hi:g} dB: clipped"
                 )
-    entry.scene = replace(entry.scene, notes=(*entry.scene.notes, *told))
+    return told
 
 
 def _statistics(bands: list[MeasuredBand]) -> dict[str, Any]:

@@ -150,10 +150,10 @@ def drop_duplicate_scenes(entries: list[Entry]) -> list[Any]:
 def note_unfiltered(entries: list[Entry], config: BuildConfig) -> None:
     """Say of the scenes that --content wants filtered why some are left as they are."""
     for entry in entries:
-        if config.content == "speckled" or entry.scene is None or entry.measurement is None:
+        if config.content == "speckled" or entry.scene is None:
             continue
         told = []
-        for band, measured in zip(entry.scene.bands, entry.measurement.bands, strict=True):
+        for band, measured in entry.measured_bands():
             if reason := why_not_despeckled(entry.scene, band, measured.enl):
                 told.append(f"{band.polarisation} is not despeckled: {reason}")
         entry.scene = replace(entry.scene, notes=(*entry.scene.notes, *told))
@@ -191,8 +191,8 @@ def channels_of(entry: Entry, config: BuildConfig) -> list[list[Channel]]:
     found: list[tuple[str, Channel]] = []
     members = {id(member): member for member in entry.stack or [entry]}  # one file may hold all
     for member in members.values():
-        assert member.scene is not None and member.measurement is not None
-        for band, measured, (lo, hi) in zip(member.scene.bands, member.measurement.bands, member.bounds, strict=True):
+        assert member.scene is not None
+        for (band, measured), (lo, hi) in zip(member.measured_bands(), member.bounds, strict=True):
             bias = 0.0 if config.normalization == "fixed" else enl_bias_db(measured.enl, band.quantity)
             found.append((band.polarisation, Channel(member.scene, band, measured.enl, lo, hi, bias)))
     if config.bands == "single":

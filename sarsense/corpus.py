@@ -133,7 +133,7 @@ class Corpus:
         self.name: str = manifest["name"]
         self.digest: str = manifest["digest"]
         self.tile_shape: tuple[int, int, int] = tuple(manifest["tile_shape"])
-        self.dtype = np.dtype(manifest.get("dtype", "uint8")).newbyteorder("<")
+        self.dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
         """of the codes: uint8 or uint16"""
         content = manifest["config"]["content"]
         self.contents: tuple[str, ...] = ("speckled", "despeckled") if content == "both" else (content,)
