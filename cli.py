@@ -549,8 +549,8 @@ def _setting(option: str, *flags: str) -> Any:
 
 
 _PRESET_HELP = (
-    "paper: the published settings; sarsense: these, with views that know speckle (corpora of --content both); smoke: "
-    "a few minutes on two CPU cores."
+    "paper: the published settings; sarsense: what we would change in them (corpora of --content both); smoke: a few "
+    "minutes on two CPU cores."
 )
 _CONFIG_HELP = "TOML file of settings, over the preset; the config.toml of a run is one."
 _OTHER_SETTINGS = "\n\n".join(
@@ -593,6 +593,9 @@ def _pretrain(
             "or the path of a checkpoint or run to go on from."
         ),
     ] = "auto",
+    allow_corpus_change: Annotated[
+        bool, typer.Option("--allow-corpus-change", help="Go on with another corpus than the checkpoint's.")
+    ] = False,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
     ] = None,
@@ -606,7 +609,7 @@ def _pretrain(
 
     from pipelines.pretrain import pretrain
 
-    outcome = pretrain(corpus, out, resolved, resume, nproc)
+    outcome = pretrain(corpus, out, resolved, resume, nproc, allow_corpus_change)
     if outcome is None:  # of several processes, the first has told
         return
     _print_pretrain(outcome, out)

@@ -2,11 +2,12 @@
 
 Momentum contrast needs keys that are normalised with other images than their queries (He et al., 2020, section 3.3),
 which many processes get from local statistics and a shuffled batch. Here the group is a setting of its own: a batch
-of B images is normalised in G contiguous groups of B/G, be they on one process or on G. Synchronised BatchNorm is no
+is normalised in G contiguous groups (`dic3l.groups`), be they on one process or on G. Synchronised BatchNorm is no
 substitute: it lets every query see the statistics of its own key.
 
-Names of weights are those of `nn.BatchNorm2d`. Running statistics follow the mean over groups, so that the mean over
-processes (`distributed.average_running_stats`) is what one process would hold.
+Names of weights are those of `nn.BatchNorm2d`. Forward passes only gather statistics; `follow` moves the running ones,
+once a step, by the mean over the groups of all processes and parts: so they are the same on every process, and as one
+process would have them.
 """
 
 from __future__ import annotations
@@ -15,17 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dic3l import distributed
 from dic3l.errors import ConfigError
 from dic3l.precision import full_precision, without_autocast
 
-
-def _group_size(rows: int, groups: int) -> int:
-    if rows % groups:
-        raise ConfigError(
-            f"bn_groups: {rows} images of a process cannot be split in {groups} equal groups; "
-            "make the batch size a multiple of bn_groups"
-        )
-    return rows // groups
+_FOLLOW = 0.1
+"""share of a step's statistics in the running ones, as torch's; more in the first steps, which have no past"""
 
 
 class _GroupedBatchNorm(nn.Module):
@@ -34,47 +30,60 @@ class _GroupedBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    gathered: Tensor
 
-    def __init__(self, channels: int, groups: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.groups, self.eps, self.momentum = groups, eps, momentum
+        self.eps = eps
+        self.group_sizes: tuple[int, ...] | None = None
+        """images of each group; None: one group"""
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        # sums over groups since the last `follow`: means, variances, and how many groups
+        self.register_buffer("gathered", torch.zeros(2 * channels + 1), persistent=False)
 
     def extra_repr(self) -> str:
-        return f"{len(self.weight)}, groups={self.groups}, eps={self.eps}, momentum={self.momentum}"
+        return f"{len(self.weight)}, group_sizes={self.group_sizes}, eps={self.eps}"
 
     def _evaluate(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
+    def _sizes(self, rows: int) -> list[int]:
+        """Rows of each group, where an image has one row or the same number of rows each."""
+        if self.group_sizes is None:
+            return [rows]
+        images = sum(self.group_sizes)
+        if rows % images:
+            raise ConfigError(f"batch: expected the {images} images that were divided in groups, found {rows} rows")
+        return [size * (rows // images) for size in self.group_sizes]
+
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards these, (C,) each."""
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-        self.num_batches_tracked += 1
+    def _gather(self, means: Tensor, variances: Tensor) -> None:
+        """Note the statistics of groups, (G, C) each."""
+        count = means.new_tensor([len(means)])
+        self.gathered += torch.cat((means.sum(0), variances.sum(0), count)).to(self.gathered.dtype)
 
 
 class GroupedBatchNorm2d(_GroupedBatchNorm):
-    """`nn.BatchNorm2d` whose training statistics are those of each of `groups` contiguous parts of the batch."""
+    """`nn.BatchNorm2d` whose training statistics are those of each of the contiguous groups of the batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape and dtype."""
         if not self.training:
             return self._evaluate(x)
-        size = _group_size(len(x), self.groups)
+        sizes = self._sizes(len(x))
         # with momentum 1 batch_norm leaves the batch's own mean and unbiased variance in the buffers it is given
-        means = torch.zeros_like(self.running_mean).repeat(self.groups, 1)
-        variances = torch.zeros_like(self.running_var).repeat(self.groups, 1)
+        means = torch.zeros_like(self.running_mean).repeat(len(sizes), 1)
+        variances = torch.zeros_like(self.running_var).repeat(len(sizes), 1)
         parts = [
             F.batch_norm(part, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
-            for part, mean, variance in zip(x.split(size), means, variances, strict=True)
+            for part, mean, variance in zip(x.split(sizes), means, variances, strict=True)
         ]
-        self._follow(means.mean(0), variances.mean(0))
-        return parts[0] if self.groups == 1 else torch.cat(parts)
+        self._gather(means, variances)
+        return parts[0] if len(sizes) == 1 else torch.cat(parts)
 
 
 class GroupedBatchNorm1d(_GroupedBatchNorm):
@@ -88,35 +97,60 @@ class GroupedBatchNorm1d(_GroupedBatchNorm):
         """Rows (R, C), those of a group contiguous; mask: bool (R,), True = valid -> (R, C) in the dtype of x."""
         if not self.training:
             return self._evaluate(x)
-        size = _group_size(len(x), self.groups)
+        sizes = self._sizes(len(x))
         with without_autocast(x):
-            rows = full_precision(x).view(self.groups, size, -1)
-            valid = rows.new_ones(self.groups, size, 1)
-            if mask is not None:
-                valid = mask.to(rows.dtype).view(self.groups, size, 1)
-            count = valid.sum(1)
-            mean = (rows * valid).sum(1) / count.clamp(min=1)
-            centred = rows - mean[:, None]
-            squares = (centred.square() * valid).sum(1)
-            scale = torch.rsqrt(squares / count.clamp(min=1) + self.eps) * self.weight
-            output = centred * scale[:, None] + self.bias
-            known = count > 1
-            unbiased = squares.detach() / (count - 1).clamp(min=1)
-            self._follow(
-                torch.where(known, mean.detach(), self.running_mean).mean(0),
-                torch.where(known, unbiased, self.running_var).mean(0),
-            )
-        return output.view(len(x), -1).to(x.dtype)
+            rows = full_precision(x)
+            valid = rows.new_ones(len(x), 1) if mask is None else mask.to(rows.dtype)[:, None]
+            outputs, means, variances = [], [], []
+            for part, here in zip(rows.split(sizes), valid.split(sizes), strict=True):
+                count = here.sum()
+                mean = (part * here).sum(0) / count.clamp(min=1)
+                centred = part - mean
+                squares = (centred.square() * here).sum(0)
+                outputs.append(centred * torch.rsqrt(squares / count.clamp(min=1) + self.eps) * self.weight + self.bias)
+                unbiased = squares / (count - 1).clamp(min=1)
+                means.append(torch.where(count > 1, mean, self.running_mean))
+                variances.append(torch.where(count > 1, unbiased, self.running_var))
+            self._gather(torch.stack(means), torch.stack(variances))
+        return torch.cat(outputs).to(x.dtype)
 
 
-def convert(module: nn.Module, groups: int) -> nn.Module:
+def convert(module: nn.Module) -> nn.Module:
     """Swap every `nn.BatchNorm2d` inside `module`, in place, for a grouped one with the same weights. Returns it."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            momentum = 0.1 if child.momentum is None else child.momentum
-            grouped = GroupedBatchNorm2d(child.num_features, groups, child.eps, momentum)
+            grouped = GroupedBatchNorm2d(child.num_features, child.eps)
             grouped.load_state_dict(child.state_dict())
             setattr(module, name, grouped)
         else:
-            convert(child, groups)
+            convert(child)
     return module
+
+
+def set_groups(module: nn.Module, sizes: tuple[int, ...]) -> None:
+    """Images of each group of the next forward pass."""
+    for norm in _norms(module):
+        norm.group_sizes = sizes
+
+
+@torch.no_grad()
+def follow(module: nn.Module, step: int) -> None:
+    """Move the running statistics towards those gathered since the last call, by all processes: one all-reduce.
+
+    To be called by every rank, once a step. step: steps before this one.
+    """
+    norms = [norm for norm in _norms(module) if norm.training]
+    if not norms:
+        return
+    sums = distributed.all_reduce(torch.cat([norm.gathered for norm in norms]))
+    share = max(_FOLLOW, 1 / (step + 1))
+    for norm, part in zip(norms, sums.split([len(norm.gathered) for norm in norms]), strict=True):
+        means, variances = (part[:-1] / part[-1]).chunk(2)
+        norm.running_mean.lerp_(means, share)
+        norm.running_var.lerp_(variances, share)
+        norm.num_batches_tracked += 1
+        norm.gathered.zero_()
+
+
+def _norms(module: nn.Module) -> list[_GroupedBatchNorm]:
+    return [child for child in module.modules() if isinstance(child, _GroupedBatchNorm)]

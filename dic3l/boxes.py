@@ -10,6 +10,8 @@ covers the same ground to the precision of float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dic3l.config import BoxConfig
@@ -17,11 +19,13 @@ from dic3l.views import ViewParams, view_matrix
 
 _DRAWS_PER_CANDIDATE = 8
 """grid columns and rows, cell column and row, sides, position"""
+_FIRST_ROUND = 20
+"""candidates that every image draws; most find their boxes among them"""
+_MORE = 5
+"""times the candidates in the next round, for the images that lack boxes"""
 
-
-def box_draws(config: BoxConfig) -> int:
-    """Uniform numbers that the boxes of a pair of views need."""
-    return _DRAWS_PER_CANDIDATE * config.candidates
+Draws = Callable[[np.ndarray, int, int], np.ndarray]
+"""(rows, start, stop) -> uniforms (len(rows), stop - start) in [0, 1): columns start .. stop of some images' numbers"""
 
 
 def _spans(low: np.ndarray, length: np.ndarray, scale: np.ndarray, u: np.ndarray, min_side: float):
@@ -40,62 +44,80 @@ def _spans(low: np.ndarray, length: np.ndarray, scale: np.ndarray, u: np.ndarray
     return low[:, None] + start / scale[:, None], low[:, None] + (start + sides) / scale[:, None]
 
 
-def _first_fit(candidates: np.ndarray, possible: np.ndarray, count: int, max_iou: float):
-    """The first `count` candidates (N, T, 4) of each image that overlap less than `max_iou` with those kept before.
+def _area(box: np.ndarray) -> np.ndarray:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
-    possible: bool (N,). Returns boxes (N, P, 4), zeros where none, and their mask (N, P); kept boxes come first.
+
+def _apart(boxes: np.ndarray, box: np.ndarray, max_iou: float) -> np.ndarray:
+    """Whether boxes (4, N, T) overlap less than `max_iou` with the one box of their image, (4, N): bool (N, T)."""
+    box = box[:, :, None]
+    width = np.minimum(boxes[2], box[2]) - np.maximum(boxes[0], box[0])
+    height = np.minimum(boxes[3], box[3]) - np.maximum(boxes[1], box[1])
+    inter = np.maximum(width, 0.0) * np.maximum(height, 0.0)
+    return inter * (1 + max_iou) < max_iou * (_area(boxes) + _area(box))
+
+
+def _first_fit(tried: np.ndarray, kept: np.ndarray, filled: np.ndarray, max_iou: float) -> None:
+    """Add to the boxes of each image, in order, the candidates that overlap less than `max_iou` with all before them.
+
+    tried: (4, N, T); kept: (4, N, P), of which the first `filled` (N,) are there; both are changed. The loop is over
+    the boxes that are kept, each of which rules out the candidates that overlap it: not over those that are tried.
     """
-    images, tried, _ = candidates.shape
-    areas = (candidates[..., 2] - candidates[..., 0]) * (candidates[..., 3] - candidates[..., 1])
-    kept = np.zeros((images, count, 4))
-    kept_area = np.zeros((images, count))
-    filled = np.zeros(images, np.int64)
-    for t in range(tried):
-        open_rows = np.flatnonzero(possible & (filled < count))
-        if not len(open_rows):
-            break
-        box, area = candidates[open_rows, t], areas[open_rows, t]
-        others = kept[open_rows]
-        # an empty place has no area, so that nothing overlaps it
-        width = np.minimum(box[:, None, 2], others[..., 2]) - np.maximum(box[:, None, 0], others[..., 0])
-        height = np.minimum(box[:, None, 3], others[..., 3]) - np.maximum(box[:, None, 1], others[..., 1])
-        inter = np.maximum(width, 0.0) * np.maximum(height, 0.0)
-        fits = np.all(inter < max_iou * (area[:, None] + kept_area[open_rows] - inter), axis=1)
-        rows = open_rows[fits]
-        kept[rows, filled[rows]] = box[fits]
-        kept_area[rows, filled[rows]] = area[fits]
-        filled[rows] += 1
-    return kept, np.arange(count) < filled[:, None]
+    count = kept.shape[2]
+    fits = np.ones(tried.shape[1:], bool)
+    for place in range(int(filled.max(initial=0))):
+        fits &= _apart(tried, kept[:, :, place], max_iou) | (filled <= place)[:, None]
+    rows = np.arange(len(filled))
+    for _ in range(count):
+        first = fits.argmax(axis=1)
+        more = rows[fits[rows, first] & (filled < count)]
+        if not len(more):
+            return
+        box = tried[:, more, first[more]]
+        kept[:, more, filled[more]] = box
+        filled[more] += 1
+        fits[more] &= _apart(tried[:, more], box, max_iou)
 
 
-def _into_view(boxes: np.ndarray, mask: np.ndarray, params: ViewParams, crop_size: int) -> np.ndarray:
-    """Boxes (N, P, 4) in tile pixels -> float32 in view pixels, flip applied; zeros where masked."""
+def boxes_in_view(boxes: np.ndarray, mask: np.ndarray, params: ViewParams, crop_size: int) -> np.ndarray:
+    """Boxes (N, P, 4) in tile pixels -> float32 in view pixels, flips applied; zeros where masked."""
     matrix = view_matrix(params, crop_size)[:, None]
     x = boxes[..., 0::2] * matrix[..., 0, 0, None] + matrix[..., 0, 2, None]
     y = boxes[..., 1::2] * matrix[..., 1, 1, None] + matrix[..., 1, 2, None]
     x.sort(axis=-1)  # a flip swaps left and right
+    y.sort(axis=-1)
     view = np.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), axis=-1)
     return np.where(mask[..., None], np.clip(view, 0.0, crop_size), 0.0).astype(np.float32)
 
 
 def matched_boxes(
-    u: np.ndarray, first: ViewParams, second: ViewParams, crop_size: int, config: BoxConfig
+    draws: Draws, first: ViewParams, second: ViewParams, crop_size: int, config: BoxConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Up to P matched boxes of each of N pairs of views of one tile.
 
-    u: uniforms (N, box_draws(config)). Returns the boxes in the first and in the second view, float32 (N, P, 4) as
-    x0, y0, x1, y1 in view pixels (edges, within [0, crop_size]), and their mask, bool (N, P). Fewer than P where
-    the overlap holds no more, none where it is narrower than `min_side`; kept boxes come first, the others are zero.
+    draws: gives uniforms of the images that still need some. Returns the boxes in the first and in the second view,
+    float32 (N, P, 4) as x0, y0, x1, y1 in view pixels (edges, within [0, crop_size]), and their mask, bool (N, P).
+    Fewer than P where the overlap holds no more, none where it is narrower than `min_side`; kept boxes come first, the
+    others are zero.
     """
     low = np.maximum(first.rect[:, :2], second.rect[:, :2])
     high = np.minimum(first.rect[:, 2:], second.rect[:, 2:])
     length = np.maximum(high - low, 0.0)
     sides = np.maximum(first.rect[:, 2:] - first.rect[:, :2], second.rect[:, 2:] - second.rect[:, :2])
     scale = crop_size / sides  # of the coarser view: min_side there is at least min_side in the other
-    possible = np.all(length * scale >= config.min_side, axis=1)
-    draws = u.reshape(len(u), config.candidates, 2, 4).transpose(2, 3, 0, 1)
-    x0, x1 = _spans(low[:, 0], length[:, 0], scale[:, 0], draws[0], config.min_side)
-    y0, y1 = _spans(low[:, 1], length[:, 1], scale[:, 1], draws[1], config.min_side)
-    candidates = np.stack((x0, y0, x1, y1), axis=-1)
-    kept, mask = _first_fit(candidates, possible, config.count, config.max_iou)
-    return _into_view(kept, mask, first, crop_size), _into_view(kept, mask, second, crop_size), mask
+    kept, filled = np.zeros((4, len(first), config.count)), np.zeros(len(first), np.int64)
+    lacking = np.flatnonzero(np.all(length * scale >= config.min_side, axis=1))
+    start, size = 0, _FIRST_ROUND
+    while len(lacking) and start < config.candidates:
+        stop = min(start + size, config.candidates)
+        u = draws(lacking, _DRAWS_PER_CANDIDATE * start, _DRAWS_PER_CANDIDATE * stop)
+        u = u.reshape(len(lacking), -1, 2, 4).transpose(2, 3, 0, 1)
+        spans = [_spans(low[lacking, i], length[lacking, i], scale[lacking, i], u[i], config.min_side) for i in (0, 1)]
+        (x0, x1), (y0, y1) = spans
+        part, counts = kept[:, lacking], filled[lacking]
+        _first_fit(np.stack((x0, y0, x1, y1)), part, counts, config.max_iou)
+        kept[:, lacking], filled[lacking] = part, counts
+        lacking = lacking[counts < config.count]
+        start, size = stop, _MORE * size
+    boxes, mask = kept.transpose(1, 2, 0), np.arange(config.count) < filled[:, None]
+    return boxes_in_view(boxes, mask, first, crop_size), boxes_in_view(boxes, mask, second, crop_size), mask

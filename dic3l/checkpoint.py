@@ -2,7 +2,8 @@
 
 RUN/
   config.toml                 resolved settings
-  checkpoints/step-NNNNNNNN.pt  the newest `train.keep`; NNNNNNNN = steps done
+  checkpoints/step-NNNNNNNN.pt  the newest `train.keep`, and multiples of `train.keep_every`; NNNNNNNN = steps done
+  checkpoints/last.pt         a link to the newest
   metrics.jsonl, tensorboard/   (dic3l.monitor)
 
 A checkpoint is whole: weights, momentum weights, queues, optimiser, what the monitor has gathered since its last line,
@@ -15,8 +16,9 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
@@ -30,9 +32,13 @@ import dic3l
 from dic3l.config import Config, differences, from_toml, override, read_toml, to_toml
 from dic3l.errors import CheckpointError, Dic3lError
 
-FORMAT = 1
+FORMAT = 2
 _FILE = re.compile(r"step-(\d{8,})\.pt")
-FREE = {"device", "precision", "epochs", "steps", "log_every", "checkpoint_every", "keep", "loader_threads"}
+_LAST = "last.pt"
+FREE = {
+    *("device", "precision", "accumulate", "epochs", "steps", "log_every", "checkpoint_every", "keep", "keep_every"),
+    *("probe_tiles", "loggers", "loader_threads"),
+}
 """settings of [train] that a run may change when it goes on: where, how long, and what is written when"""
 
 
@@ -113,20 +119,45 @@ def checkpoints(run: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint; then remove all but the newest `keep`, and what killed writers left."""
+def save(run: Path, checkpoint: Checkpoint, keep: int, keep_every: int = 0) -> Path:
+    """Write a checkpoint; then remove all but the newest `keep` and the multiples of `keep_every` steps, and what
+    killed writers left. Raises CheckpointError, with the last good checkpoint named, where it cannot be written."""
     folder = run / "checkpoints"
     path = folder / f"step-{checkpoint.step:08d}.pt"
     try:
         with atomic_write(path) as file:
             torch.save({field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, file)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
-    for _, old in checkpoints(run)[:-keep]:
-        old.unlink()
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+        good = checkpoints(run)
+        left = f"the last good checkpoint is {good[-1][1]}" if good else "there is no earlier checkpoint"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: cannot be written ({reason}; {_free(folder)} free); {left}: make room and give the same command "
+            "again to go on from there"
+        ) from error
+    _link(folder / _LAST, path.name)
+    for step, old in checkpoints(run)[:-keep]:
+        if not keep_every or step % keep_every:
+            old.unlink()
     for left in folder.glob(".step-*.tmp"):
         left.unlink()
     return path
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB"
+    except OSError:
+        return "unknown space"
+
+
+def _link(link: Path, name: str) -> None:
+    """A relative symbolic link, replaced atomically; left out where the file system has none."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(name)
+        temporary.replace(link)
 
 
 def load(path: Path) -> Checkpoint:
@@ -163,11 +194,14 @@ def find(place: Path) -> Path:
 # ------------------------------------------------------------------------------------------------------ resuming
 
 
-def open_run(run: Path, config: Config, corpus: CorpusFacts, resume: str = "auto") -> Checkpoint | None:
+def open_run(
+    run: Path, config: Config, corpus: CorpusFacts, resume: str = "auto", allow_corpus_change: bool = False
+) -> Checkpoint | None:
     """Make or reopen a run folder; the checkpoint to go on from, or None at the beginning. Writes nothing.
 
     resume: 'auto' (from the newest checkpoint in `run`, if any), 'never' (`run` must hold none), or the path of a
-    checkpoint or run. Refused where settings or corpus differ from those of the run in a way that makes it another.
+    checkpoint or run. Refused where settings or corpus differ from those of the run in a way that makes it another;
+    allow_corpus_change: another corpus is what the user means.
     """
     own = checkpoints(run)
     _refuse_other_folder(run)
@@ -193,10 +227,11 @@ def open_run(run: Path, config: Config, corpus: CorpusFacts, resume: str = "auto
         _refuse_other_settings(run / "config.toml", config)
         return None
     _refuse(str(path), from_toml(checkpoint.config, str(path)), config)
-    if checkpoint.corpus["digest"] != corpus.digest:
+    if checkpoint.corpus["digest"] != corpus.digest and not allow_corpus_change:
         raise CheckpointError(
             f"{path}: trained on corpus {checkpoint.corpus['name']} ({checkpoint.corpus['digest'][:12]}), found "
-            f"{corpus.name} ({corpus.digest[:12]}); give the same corpus, or another --out for a new run"
+            f"{corpus.name} ({corpus.digest[:12]}); give the same corpus, another --out for a new run, or "
+            "--allow-corpus-change to go on with the other one"
         )
     return checkpoint
 

@@ -20,6 +20,10 @@ from dic3l.errors import ConfigError, Dic3lError
 Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
 Device = Literal["auto", "cpu", "cuda"]
+Stem = Literal["copies", "single"]
+Contour = Literal["pooled", "edges"]
+KeyNorm = Literal["shuffled", "averaged"]
+Optimiser = Literal["sgd", "lars"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,15 @@ class ViewConfig:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """standard deviation of the Gaussian blur, in pixels of the view"""
     flip_probability: float = 0.5
-    """left-right flip"""
+    """left-right flip; of a tile with north up, it turns an ascending pass's look into a descending one's"""
+    vertical_flip_probability: float = 0.0
+    """top-bottom flip; turns the look by some 20 degrees, where a quarter turn would make one that no orbit has"""
 
     def __post_init__(self) -> None:
         _require(self.crop_size >= 32, "views.crop_size", "at least 32 pixels", self.crop_size)
         _require(0 < self.area[0] <= self.area[1] <= 1, "views.area", "0 < smallest <= largest <= 1", self.area)
         _require(0 < self.aspect[0] <= self.aspect[1], "views.aspect", "0 < smallest <= largest", self.aspect)
-        for name in ("jitter_probability", "blur_probability", "flip_probability"):
+        for name in ("jitter_probability", "blur_probability", "flip_probability", "vertical_flip_probability"):
             _require(0 <= getattr(self, name) <= 1, f"views.{name}", "from 0 to 1", getattr(self, name))
         for name in ("brightness", "contrast"):
             _require(getattr(self, name) >= 0, f"views.{name}", "0 or more", getattr(self, name))
@@ -101,14 +107,31 @@ class BoxConfig:
     """smallest side of a box in both views, in pixels of the view"""
     max_iou: float = 0.5
     """two kept boxes of an image overlap less than this"""
-    candidates: int = 64
-    """boxes drawn an image, from which at most `count` are kept"""
+    candidates: int = 500
+    """most boxes drawn an image; as many as the published sampler tries: 50 for each of 10"""
 
     def __post_init__(self) -> None:
         _require(self.count >= 1, "boxes.count", "1 or more", self.count)
         _require(self.min_side > 0, "boxes.min_side", "above 0 pixels", self.min_side)
         _require(0 < self.max_iou <= 1, "boxes.max_iou", "above 0, at most 1", self.max_iou)
         _require(self.candidates >= 1, "boxes.candidates", "1 or more", self.candidates)
+
+
+@dataclass(frozen=True)
+class EdgeConfig:
+    """Where the contour branch looks if it looks at edges (`method.contour` = edges)."""
+
+    count: int = 8
+    """Q: most edge points an image; fewer (masked) where there are no more"""
+    side: float = 16.0
+    """side of the square about an edge point whose features are contrasted, in pixels of the coarser view"""
+    significance: float = 5.0
+    """ratio of averages of an edge, in standard deviations of what speckle alone makes of it"""
+
+    def __post_init__(self) -> None:
+        _require(self.count >= 1, "edges.count", "1 or more", self.count)
+        _require(self.side > 0, "edges.side", "above 0 pixels", self.side)
+        _require(self.significance > 0, "edges.significance", "above 0", self.significance)
 
 
 @dataclass(frozen=True)
@@ -119,14 +142,22 @@ class MethodConfig:
     """backbone of torchvision: resnet18, resnet34, resnet50 or resnet101"""
     weights: str = "random"
     """initial backbone: 'random', 'imagenet' (through torchvision) or a path to a state dict"""
+    stem: Stem = "copies"
+    """copies: the channel three times over, as published; single: one channel, first kernels summed over colours"""
     embedding_dim: int = 128
     """D: length of the vectors that are contrasted"""
     hidden_dim: int = 2048
     """width of the hidden layer of every head"""
     queue_size: int = 65536
     """K, for the global and for the contour queue"""
+    queue_share: float = 1.0
+    """the queues hold at most this share of the train tiles"""
     momentum: float = 0.999
     """of the momentum encoder"""
+    momentum_span: float = 0.0
+    """if above 0, the momentum encoder averages over at most this share of the run's steps"""
+    key_norm: KeyNorm = "shuffled"
+    """BatchNorm of the keys: of shuffled batches, as published, or running averages, which tell no tile of another"""
     temperature: float = 0.2
     """of both contrasts (the published command says 0.2, the published parser 0.07)"""
     weight_global: float = 0.8
@@ -135,16 +166,23 @@ class MethodConfig:
     """of the contour contrast in the loss"""
     weight_instances: float = 5.0
     """of the matched boxes in the loss"""
+    contour: Contour = "pooled"
+    """what the contour branch contrasts: the mean of a feature map, as published, or matched points on edges"""
     contour_stage: int = 3
-    """residual stage (1 to 4) whose pooled features the contour branch contrasts; published: 3"""
+    """residual stage (1 to 4) whose features the contour branch contrasts; published: 3"""
     bn_groups: int = 8
-    """the batch is normalised in this many groups, whatever the number of processes; a multiple of it"""
+    """the batch is normalised in this many groups, whatever the number of processes, which is at most that"""
 
     def __post_init__(self) -> None:
         _require(self.arch in get_args(Arch), "method.arch", f"one of {', '.join(get_args(Arch))}", self.arch)
         for name in ("embedding_dim", "hidden_dim", "queue_size", "bn_groups"):
             _require(getattr(self, name) >= 1, f"method.{name}", "1 or more", getattr(self, name))
+        for name, kind in (("stem", Stem), ("contour", Contour), ("key_norm", KeyNorm)):
+            expected = f"one of {', '.join(get_args(kind))}"
+            _require(getattr(self, name) in get_args(kind), f"method.{name}", expected, getattr(self, name))
+        _require(0 < self.queue_share <= 1, "method.queue_share", "above 0, at most 1", self.queue_share)
         _require(0 <= self.momentum < 1, "method.momentum", "from 0 to below 1", self.momentum)
+        _require(0 <= self.momentum_span <= 1, "method.momentum_span", "from 0 to 1", self.momentum_span)
         _require(self.temperature > 0, "method.temperature", "above 0", self.temperature)
         for name in ("weight_global", "weight_contour", "weight_instances"):
             _require(getattr(self, name) >= 0, f"method.{name}", "0 or more", getattr(self, name))
@@ -153,24 +191,31 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """SGD and its schedule (the published one: cosine to zero, no warm-up)."""
+    """The optimiser and its schedule (the published one: SGD, cosine to zero, no warm-up)."""
 
+    optimiser: Optimiser = "sgd"
+    """sgd, or lars: each matrix steps by a share of its own length (batches of thousands; wants an lr of about 1)"""
     lr: float = 0.03
     """learning rate at a batch of 256; scaled linearly with the batch size"""
     sgd_momentum: float = 0.9
-    """momentum of SGD"""
+    """momentum of the optimiser"""
     weight_decay: float = 1e-4
     """pull of every step towards 0"""
     decay_vectors: bool = True
     """weight decay also on biases and BatchNorm, as published"""
     warmup_steps: int = 0
-    """steps in which the learning rate rises linearly to its peak"""
+    """steps in which the learning rate rises linearly to its peak; at most a tenth of the run"""
 
     def __post_init__(self) -> None:
+        expected = f"one of {', '.join(get_args(Optimiser))}"
+        _require(self.optimiser in get_args(Optimiser), "optim.optimiser", expected, self.optimiser)
         _require(self.lr > 0, "optim.lr", "above 0", self.lr)
         _require(0 <= self.sgd_momentum < 1, "optim.sgd_momentum", "from 0 to below 1", self.sgd_momentum)
         _require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
         _require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or more", self.warmup_steps)
+
+
+LOGGERS = ("wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -183,6 +228,8 @@ class TrainConfig:
     """optimiser steps; 0: as many as `epochs` say"""
     batch_size: int = 256
     """tiles a step, over all processes"""
+    accumulate: int = 1
+    """parts in which a process takes its share of the batch, one after another: less memory, the same step"""
     seed: int = 0
     """of weights, queues, order, views and boxes"""
     precision: Precision = "auto"
@@ -195,14 +242,28 @@ class TrainConfig:
     """steps between two checkpoints"""
     keep: int = 3
     """newest checkpoints that stay"""
+    keep_every: int = 0
+    """checkpoints of multiples of so many steps stay too; 0: of none"""
+    probe_tiles: int = 512
+    """train tiles among which the online kNN probe seeks the scene of val tiles, at each checkpoint; 0: no probe"""
+    loggers: str = ""
+    """besides metrics.jsonl and TensorBoard: wandb, mlflow, or both with a comma between"""
     loader_threads: int = 2
     """threads of each process that read tiles and render views"""
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, "train.epochs", "above 0", self.epochs)
         _require(self.steps >= 0, "train.steps", "0 or more", self.steps)
-        for name in ("batch_size", "log_every", "checkpoint_every", "keep", "loader_threads"):
+        for name in ("batch_size", "accumulate", "log_every", "checkpoint_every", "keep", "loader_threads"):
             _require(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
+        for name in ("keep_every", "probe_tiles"):
+            _require(getattr(self, name) >= 0, f"train.{name}", "0 or more", getattr(self, name))
+        unknown = [name for name in self.logger_names if name not in LOGGERS]
+        _require(not unknown, "train.loggers", f"names among {', '.join(LOGGERS)}", self.loggers)
+
+    @property
+    def logger_names(self) -> list[str]:
+        return [name.strip() for name in self.loggers.split(",") if name.strip()]
 
 
 @dataclass(frozen=True)
@@ -212,6 +273,7 @@ class Config:
     views: ViewConfig = field(default_factory=ViewConfig)
     speckle: SpeckleConfig = field(default_factory=SpeckleConfig)
     boxes: BoxConfig = field(default_factory=BoxConfig)
+    edges: EdgeConfig = field(default_factory=EdgeConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -219,10 +281,13 @@ class Config:
     def __post_init__(self) -> None:
         side, crop = self.boxes.min_side, self.views.crop_size
         _require(side <= crop, "boxes.min_side", f"at most views.crop_size, which is {crop}", side)
+        _require(self.edges.side <= crop, "edges.side", f"at most views.crop_size, which is {crop}", self.edges.side)
         batch, groups = self.train.batch_size, self.method.bn_groups
-        expected = f"a multiple of method.bn_groups, which is {groups}, and at least twice that"
         # a group of one image has no statistics of its own
-        _require(batch % groups == 0 and batch >= 2 * groups, "train.batch_size", expected, batch)
+        expected = f"at least twice method.bn_groups, which is {groups}"
+        _require(batch >= 2 * groups, "train.batch_size", expected, batch)
+        expected = f"at most method.bn_groups, which is {groups}"
+        _require(self.train.accumulate <= groups, "train.accumulate", expected, self.train.accumulate)
 
 
 def _require(holds: bool, name: str, expected: str, found: object) -> None:
@@ -234,14 +299,23 @@ Preset = Literal["paper", "sarsense", "smoke"]
 PRESETS: dict[Preset, dict[str, Any]] = {
     # the published command; all else (448 px, temperature 0.2, cosine over 400 epochs, ...) are the defaults above
     "paper": {"method.arch": "resnet101", "method.weights": "imagenet"},
-    # the published settings, with views that speckle and calibration cannot be told by; of a corpus of --content both
+    # the published settings, and what we would change in them, each by its own setting (docs/method.md, ablated there)
     "sarsense": {
         "method.arch": "resnet101",
         "method.weights": "imagenet",
+        "method.stem": "single",
         "speckle.mix_probability": 0.3,
         "speckle.respeckle_probability": 0.3,
         "speckle.fewer_looks_probability": 0.1,
         "speckle.gain_db": 2.0,
+        "views.vertical_flip_probability": 0.5,
+        "method.queue_share": 0.25,
+        "method.momentum_span": 0.5,
+        "method.contour": "edges",
+        "method.contour_stage": 2,
+        "method.key_norm": "averaged",
+        "optim.decay_vectors": False,
+        "optim.warmup_steps": 1000,
     },
     # a few minutes on two CPU cores: small network, small views, a queue for corpora of a thousand tiles
     "smoke": {

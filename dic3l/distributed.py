@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -87,16 +87,20 @@ def peer_failures() -> Iterator[None]:
         ) from error
 
 
-def all_gather(x: Tensor) -> Tensor:
-    """The rows (n, ...) of every rank, in the order of ranks: (W * n, ...). All ranks give the same shape."""
+def all_gather(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """The rows (n, ...) of every rank, in the order of ranks: (sum of counts, ...). counts: n of each rank."""
     if world() == 1:
         return x
-    rows = x.new_empty((world() * len(x), *x.shape[1:]))
+    most = max(counts)
+    padded = x.contiguous() if len(x) == most else torch.cat((x, x.new_zeros(most - len(x), *x.shape[1:])))
+    rows = x.new_empty((world() * most, *x.shape[1:]))
     # torch 2.14 deprecates the older name of the same operation
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     with peer_failures():
-        gather(rows, x.contiguous())
-    return rows
+        gather(rows, padded)
+    if min(counts) == most:
+        return rows
+    return torch.cat([part[:count] for part, count in zip(rows.split(most), counts, strict=True)])
 
 
 def all_reduce(x: Tensor) -> Tensor:
@@ -122,17 +126,7 @@ def wrap_ddp(module: nn.Module) -> nn.Module:
         return DistributedDataParallel(module, **settings)
 
 
-@torch.no_grad()
-def average_running_stats(module: nn.Module) -> None:
-    """Replace the running statistics of BatchNorm by their mean over ranks, in place: one all-reduce.
-
-    To be called by every rank before weights are saved. Training does not read them, so nothing else changes.
-    """
-    if world() == 1:
-        return
-    running = [buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var"))]
-    if not running:
-        return
-    mean = all_reduce(torch.cat([buffer.flatten() for buffer in running])) / world()
-    for buffer, part in zip(running, mean.split([buffer.numel() for buffer in running]), strict=True):
-        buffer.copy_(part.view_as(buffer))
+def differs(x: Tensor) -> bool:
+    """Whether ranks hold other values of x, of any shape: by its checksum. All ranks call it together."""
+    checksums = all_gather(x.double().sum()[None], [1] * world())
+    return not bool((checksums == checksums[0]).all())

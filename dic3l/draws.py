@@ -47,17 +47,18 @@ def _key(*parts: object) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-def tile_uniforms(seed: int, epochs: np.ndarray, ids: np.ndarray, n: int) -> np.ndarray:
-    """Uniform numbers of each tile in each epoch: float64 (N, n) in [0, 1), in steps of 2**-32.
+def tile_uniforms(seed: int, epochs: np.ndarray, ids: np.ndarray, stop: int, start: int = 0) -> np.ndarray:
+    """Uniform numbers of each tile in each epoch: float64 (N, stop - start) in [0, 1), in steps of 2**-32.
 
     epochs: integers (N,) below 2**32; ids: uint64 (N,), the tiles' stable identities. Row i depends on
-    (seed, epochs[i], ids[i]) alone; column j does not depend on n, so that asking for more changes nothing before.
+    (seed, epochs[i], ids[i]) alone; column j is number start + j, whatever else is asked for.
     """
     ids = np.asarray(ids, np.uint64)[:, None]
     epochs = np.asarray(epochs, np.uint64)[:, None]
-    blocks = np.arange(-(-n // _WORDS), dtype=np.uint64)[None]
+    first = start // _WORDS
+    blocks = np.arange(first, -(-stop // _WORDS), dtype=np.uint64)[None]
     words = philox((ids & _LOW, ids >> _SHIFT, epochs, blocks), _key("tile", seed))
-    return words.reshape(len(ids), -1)[:, :n] * 2.0**-32
+    return words.reshape(len(ids), -1)[:, start - first * _WORDS : stop - first * _WORDS] * 2.0**-32
 
 
 def permutation(seed: int, stream: str, index: int, n: int) -> np.ndarray:

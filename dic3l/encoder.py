@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from torchvision import models
 
 from dic3l.batchnorm import GroupedBatchNorm1d, convert
-from dic3l.config import Arch
+from dic3l.config import Arch, Stem
 from dic3l.errors import ConfigError, Dic3lError
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 """of ImageNet, as published: taken off each of the three copies of the channel, after division by 255"""
+GREY_MEAN = (0.449,)
+GREY_STD = (0.226,)
+"""of a single channel: the mean of ImageNet's three"""
 STAGE_STRIDE = {1: 4, 2: 8, 3: 16, 4: 32}
 """view pixels a cell of the feature maps"""
 _CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -33,25 +36,29 @@ class Encoder(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, arch: Arch, weights: str = "random", bn_groups: int = 1) -> None:
+    def __init__(self, arch: Arch, weights: str = "random", stem: Stem = "copies") -> None:
         """weights: 'random' (torchvision's initialisation, from the global generator), 'imagenet', or a path.
 
-        bn_groups: in how many groups this process normalises its batch.
+        stem: what the first convolution sees: three copies of the channel, or the channel (`single`), with kernels
+        that are the sums over colours: of equal copies, both make the same.
         """
         super().__init__()
         if arch not in _ARCHS:
             raise ConfigError(f"arch: expected one of {', '.join(_ARCHS)}, found '{arch}'")
         network = cast(models.ResNet, models.get_model(arch, weights=None))
         network.load_state_dict(_initial_state(network, arch, weights))
+        if stem == "single":
+            network.conv1 = single_channel(network.conv1)
         self.channels = {stage: _out_channels(getattr(network, f"layer{stage}")) for stage in STAGE_STRIDE}
         """of each stage"""
         children = {name: child for name, child in network.named_children() if name in _CHILDREN}
-        self.backbone = convert(nn.ModuleDict(children), bn_groups)
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        self.backbone = convert(nn.ModuleDict(children))
+        mean, std = pixel_statistics(network.conv1.in_channels)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
 
     def normalise(self, views: Tensor) -> Tensor:
-        """Codes uint8 (N, 1, h, w) -> network input (N, 3, h, w) in the dtype of the weights' statistics."""
+        """Codes uint8 (N, 1, h, w) -> network input (N, 3 or 1, h, w) in the dtype of the weights' statistics."""
         if views.ndim != 4 or views.shape[1] != 1 or views.dtype != torch.uint8:
             raise ConfigError(
                 f"views: expected uint8 codes of one channel, (N, 1, h, w), found {views.dtype} {tuple(views.shape)}; "
@@ -71,18 +78,32 @@ class Encoder(nn.Module):
         return stages
 
 
+def pixel_statistics(channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, (1, channels, 1, 1), that the input of a stem of 3 or 1 channels is freed of."""
+    mean, std = (PIXEL_MEAN, PIXEL_STD) if channels == 3 else (GREY_MEAN, GREY_STD)
+    return torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
+
+
+def single_channel(stem: nn.Conv2d) -> nn.Conv2d:
+    """A stem of three channels as one of one channel: its kernels summed over colours."""
+    # made on the meta device: initial weights that are overwritten would draw from the global generator
+    single = nn.Conv2d(1, stem.out_channels, 7, stride=2, padding=3, bias=False, device="meta").to_empty(device="cpu")
+    single.weight.data.copy_(stem.weight.data.sum(1, keepdim=True))
+    return single
+
+
 def projection_head(inputs: int, hidden: int, dim: int) -> nn.Sequential:
-    """Linear-ReLU-Linear, (N, inputs) -> (N, dim): before either contrast."""
+    """Linear-ReLU-Linear, (..., inputs) -> (..., dim): before either contrast."""
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
 
 
 class BoxHead(nn.Module):
     """Linear-BN-ReLU-Linear of box vectors: the box projector, and on the query side the predictor after it."""
 
-    def __init__(self, inputs: int, hidden: int, dim: int, bn_groups: int) -> None:
+    def __init__(self, inputs: int, hidden: int, dim: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(inputs, hidden)
-        self.norm = GroupedBatchNorm1d(hidden, bn_groups)
+        self.norm = GroupedBatchNorm1d(hidden)
         self.out = nn.Linear(hidden, dim)
 
     def forward(self, boxes: Tensor, mask: Tensor) -> Tensor:
@@ -100,7 +121,7 @@ def _initial_state(network: nn.Module, arch: Arch, weights: str) -> Mapping[str,
     own = network.state_dict()
     if weights == "random":
         return own
-    found = imagenet_state(arch) if weights == "imagenet" else read_state(Path(weights))
+    found = imagenet_state(arch) if weights == "imagenet" else three_channels(read_state(Path(weights)))
     # the classifier is not used, and counters of batches are absent from old files: neither has to be there
     optional = {name for name in own if name.startswith("fc.") or name.endswith("num_batches_tracked")}
     faults = {
@@ -132,6 +153,14 @@ def imagenet_state(arch: str) -> Mapping[str, Tensor]:
             f"weights 'imagenet': could not fetch the weights of {arch} ({error}); "
             "download them elsewhere and give the path of the file instead"
         ) from error
+
+
+def three_channels(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with a single-channel stem as those with three, which make the same of three equal copies."""
+    stem = state.get("conv1.weight")
+    if stem is None or stem.ndim != 4 or stem.shape[1] != 1:
+        return state
+    return {**state, "conv1.weight": stem.repeat(1, 3, 1, 1) / 3}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -14,3 +14,7 @@ class ConfigError(Dic3lError):
 
 class CheckpointError(Dic3lError):
     """A checkpoint that is missing, damaged, or of another run."""
+
+
+class JointError(Dic3lError):
+    """What all ranks find out together and stop with, so that the first of them may speak for all."""

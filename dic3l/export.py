@@ -3,8 +3,10 @@
     model = torchvision.models.resnet18()
     model.load_state_dict(torch.load("encoder.pt"), strict=False)      # misses fc.weight and fc.bias alone
 
-The note (`encoder.json` beside `encoder.pt`) says which network it is, on what it was trained, and how its input was
-made: codes of one channel 0..255, divided by 255, copied to three channels, less the mean, over the deviation.
+A network with a single-channel stem (preset `sarsense`) wants timm's `in_chans=1`, or before loading
+`model.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)`. The note (`encoder.json` beside `encoder.pt`) says which
+network it is, on what it was trained, and how its input was made: codes of one channel 0..255, divided by 255, copied
+to three channels where the stem has three, less the mean, over the deviation.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from dic3l.checkpoint import Checkpoint, atomic_write, find, load, versions, write_text
 from dic3l.config import from_toml
-from dic3l.encoder import PIXEL_MEAN, PIXEL_STD
+from dic3l.encoder import pixel_statistics
 from dic3l.errors import CheckpointError, ConfigError, Dic3lError
 
 PREFIX = "query.encoder.backbone."
@@ -67,12 +69,16 @@ def encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def describe(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
     """What a user of the weights has to know, as plain values."""
     config = from_toml(checkpoint.config, str(path))
+    channels = 1 if config.method.stem == "single" else 3
+    mean, std = (part.flatten().tolist() for part in pixel_statistics(channels))
+    copied = "" if channels == 1 else "copied to three channels, "
     return {
         "arch": config.method.arch,
         "weights": "torchvision state dict without fc",
-        "input": "one channel of codes 0..255 / 255, copied to three channels, minus mean, over std",
-        "mean": list(PIXEL_MEAN),
-        "std": list(PIXEL_STD),
+        "input": f"one channel of codes 0..255 / 255, {copied}minus mean, over std",
+        "channels": channels,
+        "mean": [round(value, 6) for value in mean],
+        "std": [round(value, 6) for value in std],
         "crop_size": config.views.crop_size,
         "steps": checkpoint.step,
         "tiles_seen": checkpoint.step * config.train.batch_size,

@@ -5,7 +5,10 @@ and step, but for what lies under "time". When a run goes on from a checkpoint, 
 that no step appears twice.
 
 The loss is no measure of health: a collapsed network can have a falling one. `feature_std` is near 1 for vectors spread
-over the sphere and near 0 for collapsed ones; `effective_rank` is at most the dimension D.
+over the sphere and near 0 for collapsed ones; `effective_rank` is at most the dimension D; `alignment` is the squared
+distance of a query from its key, `uniformity` the logarithm of the mean Gaussian potential of pairs (Wang and Isola,
+"Understanding contrastive representation learning", ICML 2020): -3.94 for 128 dimensions evenly filled,
+0 for one point.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +28,9 @@ from torch import Tensor
 
 from dic3l import distributed
 from dic3l.checkpoint import write_text
+from dic3l.config import Config
+from dic3l.errors import Dic3lError
+from dic3l.loggers import open_loggers
 from dic3l.method import DIC3L, Losses
 
 _LINE_SECONDS = 10.0
@@ -37,24 +43,28 @@ _NAMES = {
     "contour": "loss_contour",
     "instances": "loss_instances",
     "top1_global": "top1_global",
+    "top5_global": "top5_global",
     "top1_contour": "top1_contour",
     "boxes_per_image": "boxes_per_image",
+    "points_per_image": "points_per_image",
 }
 """fields of `Losses` -> names in metrics.jsonl"""
+COLLAPSED_STD, _COLLAPSED_LINES = 0.1, 3
+"""feature_std below which so many lines in a row are called a collapse"""
 
 
 class Window:
     """The losses of each step since the last line, kept on the device so that no step waits for it."""
 
     def __init__(self, rows: Tensor | None = None) -> None:
-        """rows: float (steps, 7), of a checkpoint."""
+        """rows: float (steps, 9), of a checkpoint."""
         self._rows = [] if rows is None else list(rows)
 
     def add(self, losses: Losses) -> None:
         self._rows.append(torch.stack(list(losses)))
 
     def mean_over_ranks(self) -> Tensor:
-        """float (steps, 7) on the CPU, the same on all ranks. All ranks call it together; waits for the device."""
+        """float (steps, 9) on the CPU, the same on all ranks. All ranks call it together; waits for the device."""
         if not self._rows:
             return torch.zeros(0, len(_NAMES))
         device = self._rows[-1].device  # rows of a checkpoint come from the CPU
@@ -66,7 +76,7 @@ class Window:
 
 
 def window_means(rows: Tensor) -> dict[str, float]:
-    """Means over steps of a window (steps, 7), by the names of metrics.jsonl."""
+    """Means over steps of a window (steps, 9), by the names of metrics.jsonl."""
     return dict(zip((_NAMES[field] for field in Losses._fields), rows.double().mean(0).tolist(), strict=True))
 
 
@@ -88,16 +98,34 @@ def effective_rank(features: Tensor) -> float:
     return float(torch.exp(-(share * torch.log(share + 1e-12)).sum()))
 
 
-def health(method: DIC3L, features: Tensor) -> dict[str, float]:
-    """Signs of collapse. features: this rank's query vectors (n, D) of a batch; all ranks call it together."""
+def uniformity(features: Tensor) -> float:
+    """log of the mean of e^(-2 |x - y|^2) over pairs of unit vectors (N, D), N > 1."""
+    features = features.double()
+    potential = torch.exp(4 * (features @ features.T) - 4)  # |x - y|^2 = 2 - 2 x.y
+    count = len(features)
+    return math.log(float((potential.sum() - potential.diagonal().sum()) / (count * (count - 1))))
+
+
+def health(method: DIC3L, queries: Tensor, keys: Tensor) -> dict[str, float]:
+    """Signs of collapse. queries, keys: this rank's unit vectors (n, D) of a batch; all ranks call it together."""
     queue = method.queue_global
     newest = min(queue.filled, _RANK_SAMPLE)
     rows = torch.arange(queue.pointer - newest, queue.pointer, device=queue.keys.device) % len(queue.keys)
+    pairs = distributed.all_gather(torch.cat((queries, keys), dim=1), method.division.counts())
+    queries, keys = pairs.chunk(2, dim=1)
     return {
-        "feature_std": feature_std(distributed.all_gather(features)),
+        "feature_std": feature_std(queries),
         "effective_rank": effective_rank(queue.keys[rows]),
+        "alignment": float((queries - keys).double().square().sum(1).mean()),
+        "uniformity": uniformity(queries),
         "queue_filled": queue.filled,
     }
+
+
+def collapsed(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last lines of metrics say that all tiles look alike to the network."""
+    last = [row.get("feature_std", 1.0) for row in rows[-_COLLAPSED_LINES:]]
+    return len(last) == _COLLAPSED_LINES and max(last) < COLLAPSED_STD
 
 
 def _rounded(value: Any) -> Any:
@@ -128,12 +156,12 @@ class Monitor:
     On a terminal a bar; elsewhere a line every ten seconds, at the next line of metrics.
     """
 
-    def __init__(self, run: Path, start: int, total: int, title: str) -> None:
-        self._run, self._start, self._total = run, start, total
+    def __init__(self, run: Path, start: int, total: int, config: Config) -> None:
+        self._run, self._start, self._total, self._config = run, start, total, config
         self._speaks = distributed.rank() == 0
         self._console = Console(stderr=True, quiet=not self._speaks)
         self._bar = Progress(
-            TextColumn(title),
+            TextColumn(config.method.arch),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[told]}"),
@@ -141,8 +169,10 @@ class Monitor:
             console=self._console,
             disable=not (self._speaks and self._console.is_terminal),
         )
-        self._task = self._bar.add_task(title, total=total, completed=start, told="")
+        self._task = self._bar.add_task(config.method.arch, total=total, completed=start, told="")
         self._last_line = -math.inf
+        self._lines: list[Mapping[str, Any]] = []
+        self._alarmed = False
 
     def __enter__(self) -> Monitor:
         if self._speaks:
@@ -151,6 +181,7 @@ class Monitor:
             truncate_metrics(self._run / "metrics.jsonl", self._start)
             self._file = (self._run / "metrics.jsonl").open("a", encoding="utf-8")
             self._board = SummaryWriter(str(self._run / "tensorboard"), purge_step=self._start + 1)
+            self._loggers = open_loggers(self._config, self._run)
         self._bar.start()
         self._began = time.monotonic()
         return self
@@ -162,6 +193,8 @@ class Monitor:
         if self._speaks:
             self._file.close()
             self._board.close()
+            for logger in self._loggers:
+                logger.close()
 
     def say(self, text: str) -> None:
         """A line for the person who watches."""
@@ -177,10 +210,19 @@ class Monitor:
             return
         record = {"step": done, "epoch": round(epoch, 4), **{name: _rounded(value) for name, value in values.items()}}
         times = {name: round(value, 4) for name, value in timing.items()}
-        self._file.write(json.dumps({**record, "time": times}) + "\n")
-        self._file.flush()
-        for name, value in {**values, **times, "epoch": epoch}.items():
-            self._board.add_scalar(_tag(name), value, done)
+        try:
+            self._file.write(json.dumps({**record, "time": times}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            told = error.strerror or error
+            raise Dic3lError(f"{self._file.name}: cannot be written: {told}; make room and go on") from error
+        scalars = {_tag(name): value for name, value in {**values, **times, "epoch": epoch}.items()}
+        for tag, value in scalars.items():
+            self._board.add_scalar(tag, value, done)
+        for logger in self._loggers:
+            logger.log(scalars, done)
+        self._lines = [*self._lines, values][-_COLLAPSED_LINES:]
+        self._alarm(done)
         told = (
             f"epoch {epoch:.2f}  loss {values['loss']:.3f}  contrast {values['loss_global']:.3f}  "
             f"top-1 {100 * values['top1_global']:.0f} %  "
@@ -193,13 +235,28 @@ class Monitor:
             left = (now - self._began) / (done - self._start) * (self._total - done)
             self.say(f"step {done}/{self._total}  {told}  {duration(left)} left")
 
+    def _alarm(self, done: int) -> None:
+        """Say once that the features have collapsed, and once that they have not any more."""
+        now = collapsed(self._lines)
+        if now and not self._alarmed:
+            self.say(
+                f"ALARM at step {done}: collapse: feature_std is {self._lines[-1]['feature_std']:.2g} (healthy: 0.5 to "
+                "1), so all tiles look alike to the network, whatever the loss says. Stop the run; a lower --lr, a "
+                "warm-up (optim.warmup_steps), a higher --momentum or a fuller queue are what usually helps"
+            )
+        elif self._alarmed and not now:
+            self.say(f"step {done}: feature_std is {self._lines[-1]['feature_std']:.2g} again: no collapse")
+        self._alarmed = now
+
 
 def _tag(name: str) -> str:
     """Groups of TensorBoard: loss, top1, health, time."""
     if name in ("tiles_per_s", "data_wait"):
         return f"time/{name}"
     group = name.split("_")[0]
-    return f"{group}/{name}" if group in ("loss", "top1") else f"run/{name}"
+    if group in ("top1", "top5"):
+        return f"top/{name}"
+    return f"loss/{name}" if group == "loss" else f"run/{name}"
 
 
 def duration(seconds: float) -> str:

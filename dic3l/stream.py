@@ -18,14 +18,17 @@ import cv2
 import numpy as np
 import torch
 
-from dic3l.boxes import box_draws, matched_boxes
+from dic3l.boxes import matched_boxes
 from dic3l.config import Config
 from dic3l.draws import permutation, tile_uniforms
+from dic3l.edges import DRAWS as EDGE_DRAWS
+from dic3l.edges import edge_squares, edge_strength, squares_in_views, whole_views
 from dic3l.errors import ConfigError
+from dic3l.groups import division
 from dic3l.method import StepBatch
 from dic3l.speckle import DRAWS_PER_VIEW as SPECKLE_DRAWS
 from dic3l.speckle import draw_speckle, speckle_view
-from dic3l.views import DRAWS_PER_VIEW, draw_view, render_one
+from dic3l.views import DRAWS_PER_VIEW, ViewParams, draw_view, render_one
 from sarsense.shards import TileSpeckle
 
 _AHEAD = 2
@@ -44,7 +47,7 @@ class Tiles(Protocol):
     """speckled, despeckled, or the one and the other: what each channel holds"""
 
     def speckle(self) -> TileSpeckle:
-        """Of each tile; asked for when a view changes speckle."""
+        """Of each tile; asked for when a view changes speckle, or edges are told from it."""
         ...
 
     def __len__(self) -> int: ...
@@ -56,8 +59,7 @@ class Stream:
 
     def __init__(self, tiles: Tiles, config: Config, rank: int = 0, world: int = 1) -> None:
         batch_size = config.train.batch_size
-        if batch_size % world:
-            raise ConfigError(f"train.batch_size: expected a multiple of the {world} processes, found {batch_size}")
+        self.division = division(config, world)
         if len(tiles) < batch_size:
             raise ConfigError(
                 f"train.batch_size: expected at most the {len(tiles)} train tiles of the corpus, found {batch_size}; "
@@ -80,7 +82,8 @@ class Stream:
                 "speckle.mix_probability and speckle.respeckle_probability: expected a corpus built with --content "
                 f"both, found {' and '.join(tiles.contents)}; set them to 0, or build the corpus again"
             )
-        self._speckle = tiles.speckle() if config.speckle.active else None
+        self._edges = config.method.contour == "edges"
+        self._speckle = tiles.speckle() if config.speckle.active or self._edges else None
         cv2.setNumThreads(1)  # parallel over batches instead, which costs no synchronisation
         self.tiles, self.config, self.rank, self.world = tiles, config, rank, world
         self.tile_hw = (height, width)
@@ -109,50 +112,81 @@ class Stream:
         """This rank's part of the batch of a step: first views of its own tiles, second views of its shuffled ones."""
         config = self.config
         indices, epochs = self.plan(step)
-        perm = permutation(config.train.seed, "shuffle", step, len(indices))
-        mine = slice(self.rank * len(indices) // self.world, (self.rank + 1) * len(indices) // self.world)
+        perm = self._shuffle(step)
+        mine = self.division.rows(self.rank)
         places, row = np.unique(np.concatenate((np.arange(len(indices))[mine], perm[mine])), return_inverse=True)
         query, key = np.split(row, 2)  # rows of `places`, which both share where they can
+        here = indices[places]
 
-        ids = np.asarray(self.tiles.ids)[indices[places]]
-        of_boxes = box_draws(config.boxes)
-        count = 2 * DRAWS_PER_VIEW + of_boxes + 2 * SPECKLE_DRAWS
-        draws = tile_uniforms(config.train.seed, epochs[places], ids, count)
-        draws, of_speckle = np.split(draws, [2 * DRAWS_PER_VIEW + of_boxes], axis=1)
+        seed, ids, epochs = config.train.seed, np.asarray(self.tiles.ids)[here], epochs[places]
+        ends = np.cumsum((DRAWS_PER_VIEW, DRAWS_PER_VIEW, SPECKLE_DRAWS, SPECKLE_DRAWS, EDGE_DRAWS))
+        draws = np.split(tile_uniforms(seed, epochs, ids, ends[-1]), ends[:-1], axis=1)
         crop = config.views.crop_size
-        first = draw_view(draws[:, :DRAWS_PER_VIEW], self.tile_hw, config.views)
-        second = draw_view(draws[:, DRAWS_PER_VIEW : 2 * DRAWS_PER_VIEW], self.tile_hw, config.views)
-        boxes = matched_boxes(draws[:, 2 * DRAWS_PER_VIEW :], first, second, crop, config.boxes)
-        boxes_first, boxes_second, mask = (torch.from_numpy(array) for array in boxes)
+        first, second = (draw_view(part, self.tile_hw, config.views) for part in draws[:2])
+        speckle = [draw_speckle(part, config.speckle) for part in draws[2:4]]
 
-        speckle = [draw_speckle(part, config.speckle) for part in np.split(of_speckle, 2, axis=1)]
+        def box_draws(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
+            return tile_uniforms(seed, epochs[rows], ids[rows], ends[-1] + stop, ends[-1] + start)
+
+        boxes_first, boxes_second, mask = _tensors(matched_boxes(box_draws, first, second, crop, config.boxes))
 
         views = np.empty((2, len(query), 1, crop, crop), np.uint8)
         tile = np.empty((1, len(self.tiles.contents), *self.tile_hw), np.uint8)
         seen = np.empty((1, *self.tile_hw), np.uint8)
         query_of = {int(place): position for position, place in enumerate(query)}
         key_of = {int(place): position for position, place in enumerate(key)}
-        for place in range(len(places)):
-            self.tiles.read(indices[places[place : place + 1]], out=tile)
+        squares = []
+        for place, number in enumerate(here):
+            self.tiles.read(here[place : place + 1], out=tile)
             for side, params, positions in ((0, first, query_of), (1, second, key_of)):
                 if place not in positions:
                     continue
                 # of both contents, and without a wish, the speckled one: what an encoder meets in the field
                 source = tile[0, :1]
-                if self._speckle is not None:
-                    number = int(indices[places[place]])
-                    speckle_view(tile[0], self._speckle, number, speckle[side], place, seen[0])
+                if self._speckle is not None and config.speckle.active:
+                    speckle_view(tile[0], self._speckle, int(number), speckle[side], place, seen[0])
                     source = seen
                 render_one(source, params, place, crop, out=views[side, positions[place]])
+            if self._edges:
+                squares.append(
+                    self._edge_squares(tile[0, 0], int(number), float(draws[4][place, 0]), first, second, place)
+                )
+        if self._edges:
+            found = squares_in_views(squares, first, second, crop, config.edges)
+        else:
+            found = whole_views(len(places), crop)
+        points_first, points_second, point_mask = _tensors(found)
         return StepBatch(
             query_views=torch.from_numpy(views[0]),
             query_boxes=boxes_first[query],
             query_mask=mask[query],
+            query_points=points_first[query],
+            point_mask=point_mask[query],
             key_views=torch.from_numpy(views[1]),
             key_boxes=boxes_second[key],
             key_mask=mask[key],
+            key_points=points_second[key],
             perm=torch.from_numpy(perm),
         )
+
+    def _shuffle(self, step: int) -> np.ndarray:
+        """Which tile's second view is key image j, int64 (B,); in order where no key depends on another's image."""
+        count = self.config.train.batch_size
+        if self.config.method.key_norm == "averaged":
+            return np.arange(count)
+        return permutation(self.config.train.seed, "shuffle", step, count)
+
+    def _edge_squares(
+        self, codes: np.ndarray, number: int, u: float, first: ViewParams, second: ViewParams, place: int
+    ) -> np.ndarray:
+        """Of the tile that the views `place` are of. Edges are those of the tile as the sensor saw it: with the same
+        points in every epoch's views, whatever these do to speckle and level."""
+        known = self._speckle
+        if known is None:
+            raise ConfigError("method.contour = edges: the speckle of the tiles is not known")
+        strength = edge_strength(codes, float(known.step_db[number]), float(known.enl[number]))
+        rects = first.rect[place], second.rect[place]
+        return edge_squares(strength, u, rects, self.config.views.crop_size, self.config.edges)
 
     def batches(self, start: int, stop: int, pin: bool = False) -> Generator[tuple[int, StepBatch], None, None]:
         """(step, batch) for start <= step < stop, prepared ahead by `train.loader_threads` threads, a batch each.
@@ -176,3 +210,8 @@ class Stream:
                 yield step, pending.popleft()[1].result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _tensors(arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    first, second, mask = map(torch.from_numpy, arrays)
+    return first, second, mask

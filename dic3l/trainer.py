@@ -5,7 +5,8 @@
     torchrun --nproc_per_node 8 -m dic3l pretrain CORPUS --out RUN   the same, by torchrun
 
 A run that is killed and started again with the same command goes on from its newest checkpoint, and has the losses and
-weights of a run that was never killed: on CPU in fp32 to the bit. SIGTERM and Ctrl-C write a checkpoint first.
+weights of a run that was never killed: on CPU in fp32 to the bit. SIGTERM, SIGUSR1 (what SLURM sends before it takes a
+machine away, if told to) and Ctrl-C write a checkpoint first.
 """
 
 from __future__ import annotations
@@ -30,25 +31,29 @@ from dic3l.checkpoint import (
     CorpusFacts,
     open_run,
     restore_optimiser,
-    save,
     versions,
     write_config,
     write_text,
 )
 from dic3l.config import Config, Precision, to_toml
-from dic3l.errors import Dic3lError
+from dic3l.errors import JointError
+from dic3l.groups import division
+from dic3l.knn import SceneProbe
 from dic3l.method import DIC3L, training_step
 from dic3l.monitor import Monitor, Window, health, window_means
-from dic3l.optim import learning_rate, make_optimiser, peak_rate, total_steps
+from dic3l.optim import key_momentum, learning_rate, make_optimiser, peak_rate, queue_length, total_steps
 from dic3l.stream import Stream, Tiles
+from dic3l.writer import CheckpointWriter
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """of x86 and Arm processors that multiply bfloat16 themselves"""
 _KEYS_TOLD = 4
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""signals at which a run writes a checkpoint and ends"""
 
 
-class DivergenceError(Dic3lError):
-    """The loss is no number any more. Raised by all ranks alike, so that one of them may speak for all."""
+class DivergenceError(JointError):
+    """The loss is no number any more."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,25 @@ class Outcome:
     tiles_per_s: float
     """of this session"""
     signal: str | None
-    """SIGTERM or SIGINT, where one ended it early"""
+    """SIGTERM, SIGUSR1 or SIGINT, where one ended it early"""
     metrics: dict[str, Any]
     """the last line's values; empty where there was none"""
 
 
-def train(tiles: Tiles, corpus: CorpusFacts, config: Config, run: Path, resume: str, device: torch.device) -> Outcome:
+def train(
+    tiles: Tiles,
+    corpus: CorpusFacts,
+    config: Config,
+    run: Path,
+    resume: str,
+    device: torch.device,
+    probe: SceneProbe | None = None,
+    allow_corpus_change: bool = False,
+) -> Outcome:
     """Train on `tiles` into the folder `run`, as one of the processes of the current group.
 
-    resume: see `dic3l.checkpoint.open_run`. Raises ConfigError, CheckpointError, DivergenceError.
+    resume, allow_corpus_change: see `dic3l.checkpoint.open_run`; probe: asked at each checkpoint. Raises ConfigError,
+    CheckpointError, DivergenceError.
     """
     rank, world = distributed.rank(), distributed.world()
     config = replace(config, train=replace(config.train, precision=choose_precision(config.train.precision, device)))
@@ -84,20 +99,27 @@ def train(tiles: Tiles, corpus: CorpusFacts, config: Config, run: Path, resume: 
     )
     stream = Stream(tiles, config, rank, world)
     total, peak = total_steps(config, len(tiles)), peak_rate(config)
-    resumed = open_run(run, config, corpus, resume)
-    method, query, optimiser = networks(config, resumed, device)
+    resumed = open_run(run, config, corpus, resume, allow_corpus_change)
+    method, query, optimiser = networks(config, resumed, device, len(tiles))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
     window = Window(resumed.window if resumed else None)
     start = done = logged = resumed.step if resumed else 0
+    changed = resumed is not None and resumed.corpus["digest"] != corpus.digest
     del resumed  # its tensors have been copied
     if rank == 0 and start < total:  # settings that train nothing are not this run's
         write_config(run, config, corpus)
 
     metrics: dict[str, Any] = {}
     stopping = False
-    with Monitor(run, start, total, config.method.arch) as monitor, _signals() as stop:
-        for line in _opening(config, corpus, stream, start, total, device):
+    with (
+        Monitor(run, start, total, config) as monitor,
+        _signals() as stop,
+        CheckpointWriter(run, config.train) as writer,
+    ):
+        for line in _opening(config, corpus, stream, method, start, total, device, probe):
             monitor.say(line)
+        if changed:
+            monitor.say("note: the corpus is another one than the checkpoint's: the order of its tiles begins anew")
         began = since = time.monotonic()
         waited = 0.0
         with closing(stream.batches(start, total, pin=device.type == "cuda")) as batches:
@@ -111,17 +133,22 @@ def train(tiles: Tiles, corpus: CorpusFacts, config: Config, run: Path, resume: 
                 done = step + 1
                 monitor.step(done)
 
-                logging = done % log_every == 0 or done == total
                 saving = done % checkpoint_every == 0 or done == total
-                if not (logging or saving or (stop and world == 1)):
+                logging = done % log_every == 0 or saving
+                if not (logging or (stop and world == 1)):
                     continue
                 # only here do ranks speak of more than the step, and does the host wait for the device
                 rows = window.mean_over_ranks()
                 _refuse_nonfinite(rows, done, stream, run)
                 stopping = _anywhere(bool(stop), device)
+                if _anywhere(writer.failed(), device):
+                    writer.wait()  # the first rank raises why
+                    raise JointError("the first process could not write a checkpoint")
                 if logging:
-                    metrics = {**window_means(rows), "lr": lr, **health(method, result.features)}
+                    metrics = {**window_means(rows), "lr": lr, **health(method, result.queries, result.keys)}
                     elapsed = max(time.monotonic() - since, 1e-9)
+                    if saving and probe:
+                        metrics["knn_scene"] = probe.accuracy(method, config, device, autocast)
                     monitor.log(
                         done,
                         done * batch_size / len(tiles),
@@ -132,7 +159,7 @@ def train(tiles: Tiles, corpus: CorpusFacts, config: Config, run: Path, resume: 
                     rows, logged, waited, since = rows[:0], done, 0.0, time.monotonic()
                 if saving or stopping:
                     before = time.monotonic()
-                    _save(run, config, corpus, method, optimiser, done, rows)
+                    _save(writer, config, corpus, method, optimiser, done, rows)
                     since += time.monotonic() - before  # speed is that of steps
         seconds = time.monotonic() - began
     return Outcome(
@@ -147,15 +174,21 @@ def train(tiles: Tiles, corpus: CorpusFacts, config: Config, run: Path, resume: 
 
 
 def networks(
-    config: Config, resumed: Checkpoint | None, device: torch.device
-) -> tuple[DIC3L, torch.nn.Module, torch.optim.SGD]:
+    config: Config, resumed: Checkpoint | None, device: torch.device, tiles: int
+) -> tuple[DIC3L, torch.nn.Module, torch.optim.Optimizer]:
     """The method on its device, the query network as it is trained (in DDP where there are peers), the optimiser.
 
-    channels_last: convolutions are faster so, on CPU and CUDA.
+    tiles: of the corpus. channels_last: convolutions are faster so, on CPU and CUDA.
     """
-    # initial weights are not looked for again when a checkpoint brings its own
-    settings = replace(config.method, weights="random") if resumed else config.method
-    method = DIC3L(settings, config.train.seed, distributed.world())
+    settings = replace(
+        config.method,
+        queue_size=queue_length(config, tiles),
+        momentum=key_momentum(config, total_steps(config, tiles)),
+    )
+    if resumed:
+        # initial weights are not looked for again, and of another corpus the queue keeps its length
+        settings = replace(settings, weights="random", queue_size=len(resumed.method["queue_global.keys"]))
+    method = DIC3L(settings, config.train.seed, division(config, distributed.world()))
     if config.train.precision == "fp64":
         method.double()
     if resumed:
@@ -187,11 +220,18 @@ def _cpu_flags() -> set[str]:
 
 
 def _opening(
-    config: Config, corpus: CorpusFacts, stream: Stream, start: int, total: int, device: torch.device
+    config: Config,
+    corpus: CorpusFacts,
+    stream: Stream,
+    method: DIC3L,
+    start: int,
+    total: int,
+    device: torch.device,
+    probe: SceneProbe | None,
 ) -> Iterator[str]:
     """What there is to know before the first step."""
     tiles = len(stream.tiles)
-    batch_size, queue, peak = config.train.batch_size, config.method.queue_size, peak_rate(config)
+    batch_size, queue, peak = config.train.batch_size, method.config.queue_size, peak_rate(config)
     world = distributed.world()
     yield (
         f"{config.method.arch} from {config.method.weights} weights, {config.train.precision} on {device}, "
@@ -199,8 +239,16 @@ def _opening(
     )
     yield (
         f"{total} steps of {batch_size} tiles = {total * batch_size / tiles:.1f} epochs; views of "
-        f"{config.views.crop_size} px; learning rate up to {peak:g}"
+        f"{config.views.crop_size} px; learning rate up to {peak:g}; queues of {queue} keys; momentum of the key "
+        f"network {method.config.momentum:g}"
     )
+    if config.train.accumulate > 1:
+        yield f"each batch in {config.train.accumulate} parts: the step is that of the whole batch"
+    if probe:
+        yield (
+            f"kNN probe at each checkpoint: the scene of {len(probe.query_rows)} val tiles, told by "
+            f"{len(probe.bank_rows)} train tiles; chance is {probe.chance:.1%}"
+        )
     if config.views.crop_size > min(stream.tile_hw):
         yield (
             f"note: views of {config.views.crop_size} px are larger than the tiles of {stream.tile_hw[0]} x "
@@ -212,7 +260,7 @@ def _opening(
     if config.train.precision == "bf16" and device.type == "cpu":
         yield "bf16 on CPU: about twice as fast as fp32 here, of which --precision fp32 is the exact choice"
     if 2 * queue > tiles:
-        suited = max(1, tiles // 4 // batch_size) * batch_size
+        suited = max(1, tiles // 4)
         yield (
             f"warning: the queue holds {queue} keys, more than half of the {tiles} train tiles: it meets the same tile "
             f"again while its older key is a negative; --queue-size {suited} would suit"
@@ -225,7 +273,7 @@ def _opening(
 
 
 def _refuse_nonfinite(rows: torch.Tensor, done: int, stream: Stream, run: Path) -> None:
-    """rows: losses of the last steps, (steps, 7). DivergenceError where one is not finite, with its batch's tiles."""
+    """rows: losses of the last steps, (steps, 9). DivergenceError where one is not finite, with its batch's tiles."""
     bad = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
     if not bad:
         return
@@ -247,7 +295,7 @@ def _anywhere(flag: bool, device: torch.device) -> bool:
 
 
 def _save(
-    run: Path,
+    writer: CheckpointWriter,
     config: Config,
     corpus: CorpusFacts,
     method: DIC3L,
@@ -255,8 +303,18 @@ def _save(
     done: int,
     rows: torch.Tensor,
 ) -> None:
-    """Write a checkpoint. All ranks call it together: running statistics are averaged, the first rank writes."""
-    distributed.average_running_stats(method)
+    """Begin to write a checkpoint. All ranks call it together, and have to hold the same state; the first one writes.
+
+    The queues and the key network are never sent, so this is where a rank that has gone its own way is found out.
+    """
+    held = {"queue_global": method.queue_global, "queue_contour": method.queue_contour, "key network": method.key}
+    for name, module in held.items():
+        values = [value.double().sum() for value in module.state_dict().values() if isinstance(value, torch.Tensor)]
+        if distributed.differs(torch.stack(values)):
+            raise JointError(
+                f"step {done}: processes hold different states ({name}): no checkpoint is written; the one before is "
+                "good. This is a defect of the program or of a device: go on from there, with --nproc 1 to be sure"
+            )
     if distributed.rank() == 0:
         checkpoint = Checkpoint(
             step=done,
@@ -264,15 +322,15 @@ def _save(
             corpus=asdict(corpus),
             method=method.state_dict(),
             optimiser=optimiser.state_dict(),
-            window=rows.clone(),  # of a slice, torch would save the whole
+            window=rows,
             versions=versions(),
         )
-        save(run, checkpoint, config.train.keep)
+        writer.save(checkpoint)
 
 
 @contextmanager
 def _signals() -> Iterator[list[str]]:
-    """A list that the first SIGTERM or SIGINT enters by name; a second SIGINT interrupts at once."""
+    """A list that the first SIGTERM, SIGUSR1 or SIGINT enters by name; a second SIGINT interrupts at once."""
     received: list[str] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread is told of signals
@@ -282,7 +340,7 @@ def _signals() -> Iterator[list[str]]:
         received.append(signal.Signals(number).name)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, note) for number in STOPPING}
     try:
         yield received
     finally:

@@ -21,8 +21,8 @@ from dic3l.errors import ConfigError
 
 _ATTEMPTS = 10
 """crops tried before the fallback, as in torchvision"""
-DRAWS_PER_VIEW = 2 * _ATTEMPTS + 2 + 1 + 4 + 2
-"""uniform numbers that a view needs: attempts (area, aspect), position, flip, jitter, blur"""
+DRAWS_PER_VIEW = 2 * _ATTEMPTS + 2 + 2 + 4 + 2
+"""uniform numbers that a view needs: attempts (area, aspect), position, flips, jitter, blur"""
 _CODES = np.arange(256, dtype=np.float64)
 
 
@@ -34,6 +34,8 @@ class ViewParams:
     """float64 (N, 4): x0, y0, x1, y1 on the tile, in its pixels (edges)"""
     flip: np.ndarray
     """bool (N,): mirrored left to right"""
+    flip_vertical: np.ndarray
+    """bool (N,): mirrored top to bottom"""
     brightness: np.ndarray
     """float64 (N,): factor; 1 = none"""
     contrast: np.ndarray
@@ -51,6 +53,7 @@ class ViewParams:
         return ViewParams(
             self.rect[index],
             self.flip[index],
+            self.flip_vertical[index],
             self.brightness[index],
             self.contrast[index],
             self.contrast_first[index],
@@ -88,12 +91,13 @@ def draw_view(u: np.ndarray, tile_hw: tuple[int, int], config: ViewConfig) -> Vi
     """Views of N tiles of `tile_hw` (height, width) pixels from uniforms u (N, DRAWS_PER_VIEW) in [0, 1)."""
     position = 2 * _ATTEMPTS + 2
     rect = _crop(u[:, :position], tile_hw, config)
-    flip, jitter, brightness, contrast, order, blur, sigma = u[:, position:].T
+    flip, vertical, jitter, brightness, contrast, order, blur, sigma = u[:, position:].T
     jittered = jitter < config.jitter_probability
     low, high = config.blur_sigma
     return ViewParams(
         rect=rect,
         flip=flip < config.flip_probability,
+        flip_vertical=vertical < config.vertical_flip_probability,
         brightness=np.where(jittered, _factor(brightness, config.brightness), 1.0),
         contrast=np.where(jittered, _factor(contrast, config.contrast), 1.0),
         contrast_first=order < 0.5,
@@ -102,14 +106,14 @@ def draw_view(u: np.ndarray, tile_hw: tuple[int, int], config: ViewConfig) -> Vi
 
 
 def view_matrix(params: ViewParams, crop_size: int) -> np.ndarray:
-    """float64 (N, 2, 3): maps (x, y, 1) in tile pixels to (x, y) in view pixels, both of edges. Crop, resize, flip."""
+    """float64 (N, 2, 3): maps (x, y, 1) in tile pixels to (x, y) in view pixels, both of edges. Crop, resize, flips."""
     x0, y0, x1, y1 = params.rect.T
     scale_x, scale_y = crop_size / (x1 - x0), crop_size / (y1 - y0)
     matrix = np.zeros((len(params), 2, 3))
     matrix[:, 0, 0] = np.where(params.flip, -scale_x, scale_x)
     matrix[:, 0, 2] = np.where(params.flip, scale_x * x1, -scale_x * x0)
-    matrix[:, 1, 1] = scale_y
-    matrix[:, 1, 2] = -scale_y * y0
+    matrix[:, 1, 1] = np.where(params.flip_vertical, -scale_y, scale_y)
+    matrix[:, 1, 2] = np.where(params.flip_vertical, scale_y * y1, -scale_y * y0)
     return matrix
 
 
@@ -122,7 +126,7 @@ def _reduced_axis(low: float, high: float, pixels: int, crop_size: int) -> tuple
     return max(0, min(first, pixels - blocks * block)), block, blocks
 
 
-def _resample(plane: np.ndarray, rect: np.ndarray, flip: bool, crop_size: int) -> np.ndarray:
+def _resample(plane: np.ndarray, rect: np.ndarray, flips: tuple[bool, bool], crop_size: int) -> np.ndarray:
     """uint8 (H, W) -> uint8 (crop, crop). Bilinear at exact centres; strong reductions average blocks first.
 
     Without averaging, a view much smaller than its crop would keep the full speckle of single pixels, which no
@@ -138,11 +142,13 @@ def _resample(plane: np.ndarray, rect: np.ndarray, flip: bool, crop_size: int) -
         x0, x1 = (x0 - left) / block_x, (x1 - left) / block_x
         y0, y1 = (y0 - top) / block_y, (y1 - top) / block_y
     step_x, step_y = (x1 - x0) / crop_size, (y1 - y0) / crop_size
-    start_x = x1 if flip else x0
-    if flip:
-        step_x = -step_x
+    start_x, start_y = x0, y0
+    if flips[0]:
+        start_x, step_x = x1, -step_x
+    if flips[1]:
+        start_y, step_y = y1, -step_y
     # from the index of a view pixel to the index of a source pixel: both centres lie half a pixel after the index
-    to_source = np.array([[step_x, 0, start_x + 0.5 * step_x - 0.5], [0, step_y, y0 + 0.5 * step_y - 0.5]])
+    to_source = np.array([[step_x, 0, start_x + 0.5 * step_x - 0.5], [0, step_y, start_y + 0.5 * step_y - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(plane, to_source, (crop_size, crop_size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
@@ -171,10 +177,10 @@ def render_one(
     Code 0 (no data) is interpolated, jittered and blurred like any other value: next to it, a view fades to black.
     Safe to call from many threads; a thread pool wants `cv2.setNumThreads(1)`.
     """
-    flip = bool(params.flip[index])
+    flips = bool(params.flip[index]), bool(params.flip_vertical[index])
     view = np.empty((len(tile), crop_size, crop_size), np.uint8) if out is None else out
     for channel, plane in enumerate(tile):
-        view[channel] = _resample(plane, params.rect[index], flip, crop_size)
+        view[channel] = _resample(plane, params.rect[index], flips, crop_size)
     contrast_first = bool(params.contrast_first[index])
     view[...] = _jitter(view, float(params.brightness[index]), float(params.contrast[index]), contrast_first)
     sigma = float(params.blur_sigma[index])

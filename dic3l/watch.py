@@ -16,12 +16,14 @@ from matplotlib.figure import Figure
 from dic3l.checkpoint import checkpoints
 from dic3l.config import Config, from_toml
 from dic3l.errors import Dic3lError
+from dic3l.monitor import collapsed
 from dic3l.optim import total_steps
 from dic3l.picture import DPI, check_picture, save
 
 _LATE, _LATE_SECONDS = 5.0, 60.0
 """times the usual pause between two lines of metrics, and at least so long, after which a run is called silent"""
-_COLLAPSED_STD, _WAITS = 0.2, 0.2
+_WAITS = 0.2
+"""share of the time spent on waiting for data that is worth a note"""
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss",)),
     ("loss, its parts", ("loss_global", "loss_contour", "loss_instances")),
@@ -101,7 +103,7 @@ def status(run: Path, now: float | None = None) -> Status:
     else:
         state = "going on"
     left = (total - step) * a_step if state == "going on" else None
-    return Status(str(run), state, step, total, checkpoint, silent, left, last, _notes(last))
+    return Status(str(run), state, step, total, checkpoint, silent, left, last, _notes(rows))
 
 
 def plot(runs: Sequence[Path], out_png: Path) -> None:
@@ -141,12 +143,12 @@ def _config(run: Path) -> Config:
         raise Dic3lError(f"{path}: settings of the run cannot be read: {error.strerror or error}") from error
 
 
-def _notes(row: dict[str, Any]) -> list[str]:
-    notes = []
+def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    row, notes = rows[-1], []
     if not np.isfinite(row["loss"]):
         notes.append(f"loss is {row['loss']}")
-    if row.get("feature_std", 1.0) < _COLLAPSED_STD:
-        notes.append(f"feature_std {row['feature_std']:.2g}: all tiles look alike to the network (collapse)")
+    if collapsed(rows):
+        notes.append(f"collapse: feature_std is {row['feature_std']:.2g}: all tiles look alike to the network")
     if row.get("data_wait", 0.0) > _WAITS:
         notes.append(f"waits for data {row['data_wait']:.0%} of the time: more train.loader_threads, or a faster disk")
     return notes

@@ -23,10 +23,12 @@ from pathlib import Path
 from dic3l import distributed
 from dic3l.checkpoint import CorpusFacts, open_run
 from dic3l.config import Config, to_toml
-from dic3l.errors import ConfigError, Dic3lError
+from dic3l.errors import ConfigError, Dic3lError, JointError
 from dic3l.gallery import gallery
+from dic3l.knn import SceneProbe, scene_probe
+from dic3l.loggers import check_loggers
 from dic3l.stream import Stream
-from dic3l.trainer import DivergenceError, Outcome, train
+from dic3l.trainer import STOPPING, Outcome, train
 from sarsense.corpus import Corpus, open_corpus
 from sarsense.shards import TileReader
 
@@ -37,7 +39,14 @@ _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.1
 
 
-def pretrain(corpus: Path, run: Path, config: Config, resume: str = "auto", nproc: int = 1) -> Outcome | None:
+def pretrain(
+    corpus: Path,
+    run: Path,
+    config: Config,
+    resume: str = "auto",
+    nproc: int = 1,
+    allow_corpus_change: bool = False,
+) -> Outcome | None:
     """Train on the train split of `corpus` into the folder `run`.
 
     Returns how it ended; None for the ranks but the first, and for the parent of `nproc` > 1 ranks, whose first rank
@@ -48,22 +57,19 @@ def pretrain(corpus: Path, run: Path, config: Config, resume: str = "auto", npro
     inside = "WORLD_SIZE" in os.environ
     if inside and nproc > 1:
         raise ConfigError("--nproc: torchrun already decides how many processes there are; leave it out")
+    check_loggers(config.train.logger_names)
     opened, tiles = _open(corpus)
     if inside or nproc == 1:
-        return _train_here(opened, tiles, run, config, resume)
+        return _train_here(opened, tiles, run, config, resume, allow_corpus_change)
     # what is wrong for every rank is said once, before there are any
     Stream(tiles, config, world=nproc)
-    if config.method.bn_groups % nproc:
-        raise ConfigError(
-            f"method.bn_groups: expected a multiple of the {nproc} processes, found {config.method.bn_groups}; "
-            "change it or --nproc"
-        )
-    open_run(run, config, _facts(opened), resume)
+    open_run(run, config, _facts(opened), resume, allow_corpus_change)
     with tempfile.TemporaryDirectory(prefix="dic3l-") as scratch:
         settings = Path(scratch) / "config.toml"
         settings.write_text(to_toml(config), encoding="utf-8")
         command = [sys.executable, "-m", "dic3l", "pretrain", str(corpus), "--out", str(run)]
-        _run_ranks([*command, "--config", str(settings), "--resume", resume], nproc)
+        command += ["--config", str(settings), "--resume", resume]
+        _run_ranks([*command, "--allow-corpus-change"] if allow_corpus_change else command, nproc)
     return None
 
 
@@ -80,16 +86,26 @@ def _open(corpus: Path) -> tuple[Corpus, TileReader]:
     return opened, tiles
 
 
-def _train_here(corpus: Corpus, tiles: TileReader, run: Path, config: Config, resume: str) -> Outcome | None:
+def _train_here(
+    corpus: Corpus, tiles: TileReader, run: Path, config: Config, resume: str, allow_corpus_change: bool
+) -> Outcome | None:
     _die_with_parent()
     with distributed.process_group(config.train.device) as device:
         try:
-            outcome = train(tiles, _facts(corpus), config, run, resume, device)
-        except DivergenceError:
+            outcome = train(
+                tiles, _facts(corpus), config, run, resume, device, _probe(corpus, tiles, config), allow_corpus_change
+            )
+        except JointError:
             if distributed.rank() == 0:
                 raise
             sys.exit(1)  # the first rank says it
         return outcome if distributed.rank() == 0 else None
+
+
+def _probe(corpus: Corpus, tiles: TileReader, config: Config) -> SceneProbe | None:
+    val = TileReader(corpus, split="val", eight_bit=True)
+    scenes = {split: corpus.tiles(split, columns=["scene"])["scene"].to_pylist() for split in ("train", "val")}
+    return scene_probe(tiles, scenes["train"], val, scenes["val"], config)
 
 
 def _facts(corpus: Corpus) -> CorpusFacts:
@@ -156,7 +172,7 @@ def _pass_signals_on(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {number: signal.signal(number, send) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, send) for number in STOPPING}
     try:
         yield
     finally:

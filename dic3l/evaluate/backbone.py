@@ -1,7 +1,7 @@
 """A frozen torchvision ResNet as a source of features, with BatchNorm statistics of the data at hand.
 
-Input as in pre-training: one channel of codes 0 to 255, divided by 255, copied to three channels, ImageNet mean and
-standard deviation taken off.
+Input as in pre-training: one channel of codes 0 to 255, divided by 255, copied to three channels where the stem has
+three, mean and standard deviation (ImageNet's) taken off.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from dic3l.checkpoint import find, load
-from dic3l.encoder import PIXEL_MEAN, PIXEL_STD, imagenet_state, read_state
+from dic3l.config import Stem
+from dic3l.encoder import imagenet_state, pixel_statistics, read_state, single_channel
 from dic3l.errors import ConfigError, Dic3lError
 from dic3l.export import encoder_state
 
@@ -26,20 +27,21 @@ STRIDES = (4, 8, 16, 32)
 class Backbone(nn.Module):
     """Stages 1 to 4 of a torchvision ResNet. Frozen: no gradient, running BatchNorm statistics."""
 
-    def __init__(self, arch: str) -> None:
+    def __init__(self, arch: str, stem: Stem = "copies") -> None:
         super().__init__()
         if arch not in models.list_models(include=["resnet18", "resnet34", "resnet50", "resnet101"]):
             raise ConfigError(f"arch: resnet18, resnet34, resnet50 or resnet101 expected, '{arch}' found")
         self.network = cast(models.ResNet, models.get_model(arch, weights=None))
         self.network.fc = nn.Identity()  # type: ignore[assignment]
+        if stem == "single":
+            self.network.conv1 = single_channel(self.network.conv1)
         self.eval().requires_grad_(False)
 
     def forward(self, codes: Tensor) -> list[Tensor]:
         """Feature maps (N, C, h, w) of the four stages, for uint8 codes (N, H, W)."""
         net = self.network
-        mean = torch.tensor(PIXEL_MEAN, device=codes.device).view(1, 3, 1, 1)
-        std = torch.tensor(PIXEL_STD, device=codes.device).view(1, 3, 1, 1)
-        x = ((codes.unsqueeze(1).float() / 255).expand(-1, 3, -1, -1) - mean) / std
+        mean, std = (part.to(codes.device) for part in pixel_statistics(net.conv1.in_channels))
+        x = (codes.unsqueeze(1).float() / 255 - mean) / std
         x = net.maxpool(net.relu(net.bn1(net.conv1(x.contiguous(memory_format=torch.channels_last)))))
         stages = []
         for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
@@ -62,9 +64,10 @@ def load_backbone(path: Path, arch: str) -> Backbone:
     CheckpointError where a folder holds none; Dic3lError, naming the keys, where they are not exactly the weights
     of `arch`.
     """
-    backbone = Backbone(arch)
     found = encoder_state(load(find(path))) if path.is_dir() else read_state(path)
     state = {name: value for name, value in found.items() if not name.startswith("fc.")}
+    first = state.get("conv1.weight")
+    backbone = Backbone(arch, "single" if first is not None and first.ndim == 4 and first.shape[1] == 1 else "copies")
     expected = backbone.network.state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     # older exports have no batch counters, and inference has no use for them

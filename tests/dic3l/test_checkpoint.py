@@ -37,7 +37,7 @@ def checkpoint(step: int, config: Config = CONFIG) -> Checkpoint:
         corpus=dict(vars(CORPUS)),
         method={"weight": torch.arange(6.0).view(2, 3), "queue._extra_state": {"pointer": 3, "enqueued": 9}},
         optimiser={"state": {}, "param_groups": []},
-        window=torch.rand(4, 7),
+        window=torch.rand(4, 9),
         versions=versions(),
     )
 
@@ -60,6 +60,14 @@ def test_the_newest_stay_in_order_of_steps(tmp_path):
         save(tmp_path, checkpoint(step), keep=2)
     assert [step for step, _ in checkpoints(tmp_path)] == [100, 1000]
     assert find(tmp_path).name == "step-00001000.pt"
+    assert (tmp_path / "checkpoints" / "last.pt").readlink() == Path("step-00001000.pt")
+    assert load(find(tmp_path / "checkpoints" / "last.pt")).step == 1000
+
+
+def test_milestones_stay_beside_the_newest(tmp_path):
+    for step in range(100, 1100, 100):
+        save(tmp_path, checkpoint(step), keep=2, keep_every=400)
+    assert [step for step, _ in checkpoints(tmp_path)] == [400, 800, 900, 1000]
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -96,13 +104,13 @@ def test_other_files_of_torch_and_other_formats_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="expected a checkpoint of `dic3l pretrain`"):
         load(path)
     torch.save({"format": 99, "method": {}}, path)
-    with pytest.raises(CheckpointError, match="checkpoint format 99, this dic3l reads 1"):
+    with pytest.raises(CheckpointError, match="checkpoint format 99, this dic3l reads 2"):
         load(path)
 
 
 def test_a_pickle_that_would_run_code_is_not_run(tmp_path):
     buffer = io.BytesIO()
-    torch.save({"format": 1, "method": Path("x")}, buffer)  # any class beyond tensors and plain types
+    torch.save({"format": 2, "method": Path("x")}, buffer)  # any class beyond tensors and plain types
     path = tmp_path / "step-00000001.pt"
     path.write_bytes(buffer.getvalue())
     with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
@@ -149,6 +157,8 @@ def test_another_corpus_is_refused(tmp_path):
     save(tmp_path, checkpoint(3), keep=3)
     with pytest.raises(CheckpointError, match=r"trained on corpus demo \(abababababab\), found demo \(cdcdcdcdcdcd\)"):
         open_run(tmp_path, CONFIG, replace(CORPUS, digest="cd" * 32))
+    resumed = open_run(tmp_path, CONFIG, replace(CORPUS, digest="cd" * 32), allow_corpus_change=True)
+    assert resumed is not None and resumed.step == 3
 
 
 def test_never_refuses_a_folder_that_has_steps(tmp_path):

@@ -25,6 +25,14 @@ def test_the_paper_preset_is_the_published_command():
     assert (method.weight_global, method.weight_contour, method.weight_instances) == (0.8, 0.2, 5.0)
 
 
+def test_what_the_sarsense_preset_changes_in_the_paper_is_what_its_switches_say():
+    changed = settings.differences(preset("paper"), preset("sarsense"))
+    switches = settings.PRESETS["sarsense"].keys() - settings.PRESETS["paper"].keys()
+    assert changed.keys() == switches
+    off = resolve("sarsense", options={name: before for name, (before, _) in changed.items()})
+    assert off == preset("paper")
+
+
 def test_the_smoke_preset_needs_no_network_and_its_boxes_fit_its_views():
     smoke = preset("smoke")
     assert (smoke.method.arch, smoke.method.weights) == ("resnet18", "random")
@@ -89,8 +97,12 @@ def test_who_asks_for_epochs_gets_epochs():
         ("views.area=[0.5, 2]", "views.area: expected 0 < smallest <= largest <= 1"),
         ("views.crop_size=8", "views.crop_size: expected at least 32 pixels, found 8"),
         ("boxes.min_side=500", "boxes.min_side: expected at most views.crop_size, which is 96"),
-        ("train.batch_size=63", "train.batch_size: expected a multiple of method.bn_groups, which is 4"),
-        ("train.batch_size=4", "and at least twice that"),
+        ("train.batch_size=7", "train.batch_size: expected at least twice method.bn_groups, which is 4, found 7"),
+        ("train.accumulate=5", "train.accumulate: expected at most method.bn_groups, which is 4, found 5"),
+        ("train.loggers=wandb,neptune", "train.loggers: expected names among wandb, mlflow, found wandb,neptune"),
+        ("method.stem=double", "method.stem: expected one of copies, single, found 'double'"),
+        ("method.momentum_span=2", "method.momentum_span: expected from 0 to 1, found 2"),
+        ("edges.side=97", "edges.side: expected at most views.crop_size, which is 96"),
         ("method.temperature=0", "method.temperature: expected above 0, found 0"),
         ("method.contour_stage=5", "method.contour_stage: expected 1, 2, 3 or 4, found 5"),
         ("optim.lr=nan", "optim.lr: expected above 0, found nan"),

@@ -40,6 +40,39 @@ def test_without_its_prefix_the_state_loads_into_torchvision_and_computes_the_sa
         assert features.shape[1] == encoder.channels[stage]
 
 
+@pytest.mark.parametrize("weights", ["random", "file"])
+def test_a_single_channel_stem_makes_what_three_copies_make(tmp_path, weights):
+    """Up to the pixel statistics, which are one mean instead of three: given the same input, the same output."""
+    if weights == "file":
+        torch.manual_seed(5)
+        torch.save(resnet18().state_dict(), tmp_path / "w.pt")
+    encoders = []
+    for stem in ("copies", "single"):
+        torch.manual_seed(3)
+        before = Encoder("resnet18", str(tmp_path / "w.pt") if weights == "file" else "random", stem)
+        encoders.append(before.eval())
+        drawn_after = torch.rand(1)
+    copies, single = encoders
+    assert single.state_dict()["backbone.conv1.weight"].shape == (64, 1, 7, 7) and drawn_after >= 0
+    for encoder in encoders:
+        encoder.pixel_mean.fill_(0.45)
+        encoder.pixel_std.fill_(0.22)
+    views = codes(2)
+    with torch.no_grad():
+        for one, other in zip(copies(views).values(), single(views).values(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_of_a_single_channel_stem_begins_either_stem(tmp_path):
+    torch.manual_seed(0)
+    first = Encoder("resnet18", stem="single")
+    torch.save(exported(first), tmp_path / "single.pt")
+    again = Encoder("resnet18", str(tmp_path / "single.pt"), "single")
+    torch.testing.assert_close(again.state_dict(), first.state_dict())
+    copies = exported(Encoder("resnet18", str(tmp_path / "single.pt")))["conv1.weight"]
+    torch.testing.assert_close(copies.sum(1, keepdim=True), exported(first)["conv1.weight"])
+
+
 @pytest.mark.parametrize(
     ("arch", "channels"), [("resnet34", [64, 128, 256, 512]), ("resnet101", [256, 512, 1024, 2048])]
 )
@@ -106,7 +139,7 @@ def test_an_unknown_arch_is_refused():
 
 
 def test_a_masked_box_changes_nothing_for_the_others():
-    head = BoxHead(6, 8, 4, bn_groups=2)
+    head = BoxHead(6, 8, 4)
     boxes, mask = torch.randn(4, 3, 6), torch.rand(4, 3) < 0.7
     other = torch.where(mask[..., None], boxes, torch.randn(4, 3, 6) * 100)
     torch.testing.assert_close(head(boxes, mask)[mask], head(other, mask)[mask])

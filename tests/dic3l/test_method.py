@@ -9,8 +9,10 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
+from dic3l.batchnorm import set_groups
 from dic3l.config import MethodConfig
 from dic3l.errors import ConfigError
+from dic3l.groups import Division
 from dic3l.method import DIC3L, Network, StepBatch, training_step
 
 SMALL = MethodConfig(
@@ -18,8 +20,15 @@ SMALL = MethodConfig(
 )
 
 
-def step_batch(count: int = 8, boxes: int = 3, size: int = 64, seed: int = 0) -> StepBatch:
-    """Random views, boxes and masks of `count` tiles; every image has at least one box."""
+def a_method(config: MethodConfig = SMALL, seed: int = 0, images: int = 8, parts: int = 1) -> DIC3L:
+    return DIC3L(config, seed, Division(images, config.bn_groups, parts=parts))
+
+
+def step_batch(count: int = 8, boxes: int = 3, size: int = 64, seed: int = 0, points: int = 0) -> StepBatch:
+    """Random views, boxes and masks of `count` tiles; every image has at least one box.
+
+    points: squares of the contour branch, some masked; 0: the whole view, as published.
+    """
     rng = np.random.default_rng(seed)
     views = torch.from_numpy(rng.integers(0, 256, (2, count, 1, size, size), dtype=np.uint8))
     corners = np.sort(rng.uniform(0, size, (2, count, boxes, 2, 2)), axis=3).reshape(2, count, boxes, 4)
@@ -27,12 +36,27 @@ def step_batch(count: int = 8, boxes: int = 3, size: int = 64, seed: int = 0) ->
     mask = torch.from_numpy(rng.random((count, boxes)) < 0.7)
     mask[:, 0] = True
     perm = torch.from_numpy(rng.permutation(count))
-    return StepBatch(views[0], rects[0], mask, views[1][perm], rects[1][perm], mask[perm], perm)
+    whole = torch.tensor([0.0, 0, size, size]).expand(2, count, 1, 4)
+    squares, point_mask = whole, torch.ones(count, 1, dtype=torch.bool)
+    if points:
+        start = torch.from_numpy(rng.uniform(0, size - 16, (2, count, points, 2)).astype(np.float32))
+        squares, point_mask = torch.cat((start, start + 16), dim=3), torch.from_numpy(rng.random((count, points)) < 0.6)
+    first = StepBatch(views[0], rects[0], mask, squares[0], point_mask, views[1][perm], rects[1][perm], mask[perm],
+                      squares[1][perm], perm)  # fmt: skip
+    return first
 
 
 def without_boxes(batch: StepBatch) -> StepBatch:
     none = torch.zeros_like(batch.query_mask)
-    return replace(batch, query_mask=none, key_mask=none)
+    return replace(batch, query_mask=none, key_mask=none, point_mask=torch.zeros_like(batch.point_mask))
+
+
+def all_losses(method: DIC3L, batch: StepBatch):
+    """Of the batch, without a step; BatchNorm in the groups of a step."""
+    set_groups(method.query, method.division.group_sizes(0, 0))
+    with torch.no_grad():
+        keys, queries = method.encode_keys(batch), method.query(*batch.queries(slice(None)))
+        return keys, method.losses(queries, keys, batch.query_mask, batch.point_mask, method.counts(batch))
 
 
 def sgd(method: DIC3L) -> torch.optim.SGD:
@@ -69,7 +93,9 @@ def numpy_vectors(network: Network, views: torch.Tensor, boxes: torch.Tensor, ma
 
 def test_the_losses_are_those_of_a_numpy_twin_in_float64():
     torch.manual_seed(0)
-    method, batch = DIC3L(SMALL, seed=1).double(), step_batch()
+    method, batch = a_method(seed=1).double(), step_batch()
+    set_groups(method.query, (4, 4))
+    set_groups(method.key, (4, 4))
     for parameter in method.key.parameters():
         parameter.add_(0.01 * torch.randn(parameter.shape))  # so that the two networks differ
     keys = numpy_vectors(method.key, batch.key_views, batch.key_boxes, batch.key_mask, 2)
@@ -86,9 +112,7 @@ def test_the_losses_are_those_of_a_numpy_twin_in_float64():
     p, k = (rows / np.linalg.norm(rows, axis=-1, keepdims=True) for rows in (queries[2], keys[2]))
     expected_instances = float((2 - 2 * (p * k).sum(-1))[batch.query_mask.numpy()].mean())
 
-    with torch.no_grad():
-        found_queries = method.query(batch.query_views, batch.query_boxes, batch.query_mask)
-        found = method.losses(found_queries, method.encode_keys(batch), batch.query_mask)
+    _, found = all_losses(method, batch)
     assert float(found.global_) == pytest.approx(expected_global, abs=1e-10)
     assert float(found.contour) == pytest.approx(expected_contour, abs=1e-10)
     assert float(found.instances) == pytest.approx(expected_instances, abs=1e-10)
@@ -105,41 +129,40 @@ def test_a_batch_goes_to_the_device_whole():
 
 def test_a_step_moves_the_keys_first_and_the_queues_last():
     torch.manual_seed(0)
-    method, batch = DIC3L(SMALL, seed=1).double(), step_batch()
+    method, batch = a_method(seed=1).double(), step_batch()
     for parameter in method.key.parameters():
         parameter.add_(0.01 * torch.randn(parameter.shape))
     learned = {name: value.detach().clone() for name, value in method.query.named_parameters()}
     moved = {name: 0.9 * value + 0.1 * learned[name] for name, value in method.key.named_parameters()}
     queue = method.queue_global.keys.clone()
 
-    twin = DIC3L(SMALL, seed=1).double()
+    twin = a_method(seed=1).double()
     twin.load_state_dict(method.state_dict())
     twin.momentum_update()
-    keys = twin.encode_keys(batch)
-    with torch.no_grad():
-        queries = twin.query(batch.query_views, batch.query_boxes, batch.query_mask)
-        losses = twin.losses(queries, keys, batch.query_mask)
+    keys, losses = all_losses(twin, batch)
 
     result = training_step(method, method.query, batch, sgd(method), lr=0.1)
     for name, value in method.key.named_parameters():
         torch.testing.assert_close(value, moved[name], rtol=0, atol=1e-14)
     assert float(result.losses.total) == float(losses.total)  # against the queue as it was
     torch.testing.assert_close(method.queue_global.keys[:8], keys.global_, rtol=0, atol=1e-14)
-    torch.testing.assert_close(method.queue_contour.keys[:8], keys.contour, rtol=0, atol=1e-14)
+    torch.testing.assert_close(method.queue_contour.keys[:8], keys.contour[:, 0], rtol=0, atol=1e-14)
     assert method.queue_global.keys[8:].equal(queue[8:])
     assert method.queue_global.pointer == method.queue_contour.pointer == 8
     assert all(not value.equal(learned[name]) for name, value in method.query.named_parameters())
-    assert result.features.shape == (8, 16) and not result.features.requires_grad
+    assert result.queries.shape == result.keys.shape == (8, 16) and not result.queries.requires_grad
+    assert method.steps == 1
 
 
 def test_keys_come_back_in_the_order_of_the_tiles():
-    method, batch = DIC3L(SMALL, seed=1).eval(), step_batch()  # running statistics: no image depends on another
+    method, batch = a_method(seed=1).eval(), step_batch()  # running statistics: no image depends on another
     back = torch.argsort(batch.perm)
     unshuffled = replace(
         batch,
         key_views=batch.key_views[back],
         key_boxes=batch.key_boxes[back],
         key_mask=batch.key_mask[back],
+        key_points=batch.key_points[back],
         perm=torch.arange(8),
     )
     for shuffled, plain in zip(method.encode_keys(batch), method.encode_keys(unshuffled), strict=True):
@@ -147,7 +170,7 @@ def test_keys_come_back_in_the_order_of_the_tiles():
 
 
 def test_the_key_network_learns_nothing_itself_and_has_no_predictor():
-    method = DIC3L(SMALL, seed=0)
+    method = a_method()
     training_step(method, method.query, step_batch(), sgd(method), lr=0.1)
     assert all(not value.requires_grad and value.grad is None for value in method.key.parameters())
     keys, queries = dict(method.key.named_parameters()), dict(method.query.named_parameters())
@@ -156,7 +179,7 @@ def test_the_key_network_learns_nothing_itself_and_has_no_predictor():
 
 
 def test_a_batch_without_any_box_has_no_instances_loss_and_all_gradients():
-    method = DIC3L(SMALL, seed=0)
+    method = a_method()
     result = training_step(method, method.query, without_boxes(step_batch()), sgd(method), lr=0.1)
     assert float(result.losses.instances) == 0 and float(result.losses.boxes_per_image) == 0
     for parameter in method.query.parameters():
@@ -166,7 +189,7 @@ def test_a_batch_without_any_box_has_no_instances_loss_and_all_gradients():
 
 @pytest.mark.parametrize("weight", ["weight_global", "weight_contour", "weight_instances"])
 def test_a_weight_of_zero_leaves_the_loss_measured_and_its_head_untrained(weight):
-    method = DIC3L(replace(SMALL, **{weight: 0.0}), seed=0)
+    method = a_method(replace(SMALL, **{weight: 0.0}))
     result = training_step(method, method.query, step_batch(), sgd(method), lr=0.1)
     part = {"weight_global": "global_", "weight_contour": "contour", "weight_instances": "instances"}[weight]
     assert float(getattr(result.losses, part)) > 0
@@ -178,7 +201,7 @@ def test_a_weight_of_zero_leaves_the_loss_measured_and_its_head_untrained(weight
 def test_initial_weights_and_queues_depend_on_the_seed_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    one, two, other = DIC3L(SMALL, seed=3), DIC3L(SMALL, seed=3), DIC3L(SMALL, seed=4)
+    one, two, other = a_method(seed=3), a_method(seed=3), a_method(seed=4)
     assert torch.get_rng_state().equal(before)
     for name, value in one.state_dict().items():
         if isinstance(value, torch.Tensor):
@@ -190,7 +213,7 @@ def test_initial_weights_and_queues_depend_on_the_seed_alone():
 
 
 def test_training_lowers_the_loss_of_a_fixed_batch():
-    method, batch = DIC3L(replace(SMALL, queue_size=64), seed=0), step_batch()
+    method, batch = a_method(replace(SMALL, queue_size=64)), step_batch()
     optimiser = sgd(method)
     totals = [float(training_step(method, method.query, batch, optimiser, lr=0.02).losses.total) for _ in range(8)]
     assert min(totals[-2:]) < totals[0] - 1
@@ -200,20 +223,91 @@ def test_bf16_networks_give_float32_losses_near_those_of_float32():
     batch = step_batch()
     losses = []
     for dtype in (None, torch.bfloat16):
-        method = DIC3L(SMALL, seed=0)
+        method = a_method()
         losses.append(training_step(method, method.query, batch, sgd(method), lr=0.0, autocast=dtype).losses)
     assert all(value.dtype == torch.float32 for value in losses[1])
     assert float(losses[1].total) == pytest.approx(float(losses[0].total), rel=0.05)
     assert float(losses[1].total) != float(losses[0].total)
 
 
-@pytest.mark.parametrize(
-    ("changes", "ranks", "told"),
-    [
-        ({}, 3, "bn_groups: expected a multiple of the 3 processes, found 2"),
-        ({"contour_stage": 5}, 1, "contour_stage: expected 1, 2, 3 or 4"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(changes, ranks, told):
-    with pytest.raises(ConfigError, match=told):
-        DIC3L(replace(SMALL, **changes), seed=0, ranks=ranks)
+def test_an_unknown_stage_is_refused():
+    with pytest.raises(ConfigError, match="contour_stage: expected 1, 2, 3 or 4"):
+        a_method(replace(SMALL, contour_stage=5))
+
+
+@pytest.mark.parametrize("key_norm", ["shuffled", "averaged"])
+@pytest.mark.parametrize(("images", "groups", "parts"), [(16, 4, 2), (16, 4, 4), (19, 5, 3)])
+def test_a_batch_in_parts_is_the_batch_in_one(key_norm, images, groups, parts):
+    """Losses, weights, momentum weights, queues and running statistics: accumulation changes nothing."""
+    config = replace(SMALL, bn_groups=groups, key_norm=key_norm)
+    whole, split = (a_method(config, seed=2, images=images, parts=n).double() for n in (1, parts))
+    optimisers = [sgd(method) for method in (whole, split)]
+    for step in range(3):
+        batch = step_batch(images, seed=step, points=2)
+        if step == 1:  # parts without any box or point
+            batch.query_mask[: images // 2] = False
+            batch.point_mask[: images // 2] = False
+        results = [
+            training_step(method, method.query, batch, optimiser, lr=0.02)
+            for method, optimiser in zip((whole, split), optimisers, strict=True)
+        ]
+        for one, two in zip(results[0].losses, results[1].losses, strict=True):
+            torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
+    for name, value in whole.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(split.state_dict()[name], value, rtol=0, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize(("images", "queue"), [(8, 20), (11, 7), (9, 9), (10, 3)])
+def test_no_size_of_batch_or_queue_has_to_divide_another(images, queue):
+    method = a_method(replace(SMALL, queue_size=queue, bn_groups=3), images=images)
+    twin: list[torch.Tensor] = list(method.queue_global.keys)
+    optimiser = sgd(method)
+    for step in range(3):
+        place = method.queue_global.pointer
+        result = training_step(method, method.query, step_batch(images, seed=step), optimiser, lr=0.01)
+        assert result.losses.total.isfinite()
+        for row in result.keys:  # one process: its keys are those of the batch
+            twin[place] = row
+            place = (place + 1) % queue
+        assert torch.stack(twin).equal(method.queue_global.keys)
+
+
+def test_averaged_keys_tell_nothing_of_the_other_images_of_their_batch():
+    """What shuffled BatchNorm is for: of an image encoded with others, or alone, the key is the same."""
+    method, batch = a_method(replace(SMALL, key_norm="averaged")), step_batch()
+    training_step(method, method.query, batch, sgd(method), lr=0.01)
+    assert method.query.training and not method.key.training and not method.train().key.training
+    with torch.no_grad():
+        together = method.key(*batch.keys(slice(None)))
+        alone = method.key(*batch.keys(slice(2, 3)))
+    for whole, one in zip(together, alone, strict=True):
+        torch.testing.assert_close(whole[2:3], one, rtol=1e-4, atol=1e-5)
+
+
+def test_averaged_statistics_begin_with_those_of_the_first_step_and_then_follow_the_querys():
+    config = replace(SMALL, key_norm="averaged", momentum=0.75)
+    method, name = a_method(config).double(), "encoder.backbone.bn1.running_mean"
+    optimiser, twin = sgd(method), method.key.state_dict()[name].clone()
+    for step in range(6):
+        twin += max(0.25, 1 / (step + 1)) * (method.query.state_dict()[name] - twin)
+        training_step(method, method.query, step_batch(seed=step), optimiser, lr=0.01)
+        torch.testing.assert_close(method.key.state_dict()[name], twin, rtol=0, atol=1e-14)
+    fresh, batch = a_method(config).double(), step_batch(seed=0)
+    stem = fresh.query.encoder.state_dict()["backbone.conv1.weight"].clone()
+    maps = torch.nn.functional.conv2d(fresh.query.encoder.normalise(batch.query_views), stem, stride=2, padding=3)
+    training_step(fresh, fresh.query, batch, sgd(fresh), lr=0.0)
+    torch.testing.assert_close(fresh.query.state_dict()[name], maps.mean((0, 2, 3)), rtol=0, atol=1e-12)
+
+
+def test_the_contour_queue_takes_one_point_a_tile_and_masked_points_count_for_nothing():
+    method, batch = a_method(), step_batch(points=3)
+    _, losses = all_losses(method, batch)
+    other = replace(batch, query_points=batch.query_points.clone())
+    other.query_points[~batch.point_mask] = 0.0
+    _, same = all_losses(method, other)
+    assert float(losses.contour) == pytest.approx(float(same.contour), abs=1e-6)
+    assert float(losses.points_per_image) == pytest.approx(float(batch.point_mask.sum()) / 8)
+    keys, _ = all_losses(method, batch)
+    training_step(method, method.query, batch, sgd(method), lr=0.0)
+    torch.testing.assert_close(method.queue_contour.keys[:8], keys.contour[:, 0], rtol=0, atol=1e-5)

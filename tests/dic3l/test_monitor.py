@@ -11,15 +11,30 @@ import pytest
 import torch
 
 from dic3l.config import resolve
+from dic3l.groups import Division
 from dic3l.method import DIC3L, Losses
-from dic3l.monitor import Monitor, Window, effective_rank, feature_std, health, truncate_metrics, window_means
+from dic3l.monitor import (
+    Monitor,
+    Window,
+    effective_rank,
+    feature_std,
+    health,
+    truncate_metrics,
+    uniformity,
+    window_means,
+)
 
 VALUES = {"loss": 5.123456789, "loss_global": 4.5, "top1_global": 0.25, "lr": 0.01, "queue_filled": 64}
+CONFIG = resolve("smoke", options={"method.queue_size": 20})
 TIMING = {"tiles_per_s": 123.456789, "data_wait": 0.01}
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(rows, dim=1)
+
+
+def a_method(images: int) -> DIC3L:
+    return DIC3L(CONFIG.method, 0, Division(images, CONFIG.method.bn_groups))
 
 
 def test_spread_vectors_have_std_one_and_full_rank_collapsed_ones_neither():
@@ -40,17 +55,39 @@ def test_effective_rank_is_that_of_the_singular_values():
 
 
 def test_health_is_of_the_newest_keys_alone():
-    method = DIC3L(resolve("smoke", options={"method.queue_size": 20}).method, seed=0)
+    method = a_method(8)
     equal = unit(torch.ones(12, 128))
     method.queue_global.enqueue(equal)
     method.queue_global.enqueue(equal)  # wraps around: all 20 keys are equal, the pointer is at 4
-    found = health(method, unit(torch.randn(8, 128)))
+    queries = unit(torch.randn(8, 128))
+    found = health(method, queries, -queries)
+    assert found["alignment"] == pytest.approx(4, abs=1e-5)  # as far apart as unit vectors can be
     assert found["queue_filled"] == 20 and found["effective_rank"] == pytest.approx(1, abs=1e-4)
     assert found["feature_std"] > 0.8
-    fresh = DIC3L(resolve("smoke", options={"method.queue_size": 20}).method, seed=0)
+    fresh = a_method(12)
     fresh.queue_global.enqueue(equal[:3])
-    assert health(fresh, equal)["effective_rank"] == pytest.approx(1, abs=1e-4)  # of 3 keys, not of random rows
-    assert health(fresh, equal)["feature_std"] == pytest.approx(0, abs=1e-6)
+    found = health(fresh, equal, equal)
+    assert found["effective_rank"] == pytest.approx(1, abs=1e-4)  # of 3 keys, not of random rows
+    assert [found[name] for name in ("feature_std", "alignment", "uniformity")] == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_uniformity_is_the_mean_potential_of_pairs():
+    torch.manual_seed(0)
+    spread = unit(torch.randn(2000, 128))
+    assert uniformity(spread) == pytest.approx(-3.94, abs=0.02)  # of the sphere: -4 + 8 / 128
+    few = unit(torch.randn(5, 3)).double()
+    pairs = [math.exp(-2 * float((few[i] - few[j]).square().sum())) for i in range(5) for j in range(5) if i != j]
+    assert uniformity(few) == pytest.approx(math.log(sum(pairs) / 20), abs=1e-6)
+
+
+def test_three_lines_of_collapsed_features_raise_the_alarm_once_and_its_end_is_told(tmp_path, capsys):
+    with Monitor(tmp_path, 0, 100, CONFIG) as monitor:
+        for number, std in enumerate([0.8, 0.05, 0.05, 0.09, 0.01, 0.2, 0.05, 0.05]):
+            monitor.log(10 * (number + 1), 1.0, VALUES | {"feature_std": std}, TIMING)
+    told = [line for line in capsys.readouterr().err.splitlines() if "collapse" in line]
+    assert len(told) == 2
+    assert told[0].startswith("ALARM at step 40: collapse: feature_std is 0.09") and "--lr" in told[0]
+    assert told[1].startswith("step 60: feature_std is 0.2 again")
 
 
 def losses(value: float) -> Losses:
@@ -67,7 +104,7 @@ def test_a_window_that_was_saved_goes_on_as_if_it_had_not_been():
     for step in range(2, 5):
         second.add(losses(0.1 * step))
     assert second.mean_over_ranks().equal(whole.mean_over_ranks())
-    assert Window().mean_over_ranks().shape == (0, 7)
+    assert Window().mean_over_ranks().shape == (0, 9)
 
 
 def test_means_have_the_names_of_the_metrics():
@@ -75,13 +112,13 @@ def test_means_have_the_names_of_the_metrics():
     window.add(losses(1))
     window.add(losses(3))
     means = window_means(window.mean_over_ranks())
-    assert means["loss"] == 2 and means["loss_global"] == 3 and means["boxes_per_image"] == 8
-    names = ["loss", "loss_global", "loss_contour", "loss_instances", "top1_global", "top1_contour", "boxes_per_image"]
-    assert list(means) == names
+    assert means["loss"] == 2 and means["loss_global"] == 3 and means["boxes_per_image"] == 9
+    names = "loss loss_global loss_contour loss_instances top1_global top5_global top1_contour boxes_per_image"
+    assert list(means) == [*names.split(), "points_per_image"]
 
 
 def test_metrics_are_lines_of_json_with_the_clock_apart(tmp_path: Path):
-    with Monitor(tmp_path, 0, 20, "resnet18") as monitor:
+    with Monitor(tmp_path, 0, 20, CONFIG) as monitor:
         monitor.step(10)
         monitor.log(10, 1.25, VALUES, TIMING)
     record = json.loads((tmp_path / "metrics.jsonl").read_text())
@@ -102,7 +139,7 @@ def test_lines_after_the_checkpoint_and_half_lines_go(tmp_path: Path):
 
 
 def test_away_from_a_terminal_progress_is_lines_not_more_than_one_in_ten_seconds(tmp_path: Path, capsys):
-    with Monitor(tmp_path, 0, 30, "resnet18") as monitor:
+    with Monitor(tmp_path, 0, 30, CONFIG) as monitor:
         monitor.say("to begin [with]")
         for done in (10, 20, 30):
             monitor.log(done, done / 10, VALUES, TIMING)
@@ -115,7 +152,7 @@ def test_away_from_a_terminal_progress_is_lines_not_more_than_one_in_ten_seconds
 
 def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr("dic3l.distributed.rank", lambda: 1)
-    with Monitor(tmp_path, 0, 10, "resnet18") as monitor:
+    with Monitor(tmp_path, 0, 10, CONFIG) as monitor:
         monitor.say("hello")
         monitor.step(10)
         monitor.log(10, 1.0, VALUES, TIMING)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dic3l.config import OptimConfig, resolve
-from dic3l.optim import learning_rate, make_optimiser, peak_rate, total_steps
+from dic3l.optim import key_momentum, learning_rate, make_optimiser, peak_rate, queue_length, total_steps
 
 
 def test_without_warm_up_it_is_the_published_cosine_taken_at_every_step():
@@ -24,8 +24,55 @@ def test_warm_up_rises_linearly_to_the_peak_and_the_cosine_begins_there():
     assert rates[10] == 1.0 and (np.diff(rates[10:]) < 0).all()
 
 
-def test_a_run_shorter_than_its_warm_up_only_rises():
-    assert [learning_rate(step, 4, 1.0, 10) for step in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+def test_warm_up_takes_no_more_than_a_tenth_of_the_run():
+    rates = [learning_rate(step, 30, 1.0, 1000) for step in range(30)]
+    assert rates[:4] == pytest.approx([1 / 3, 2 / 3, 1, 1]) and (np.diff(rates[3:]) < 0).all()
+    assert learning_rate(0, 4, 1.0, 10) == 1.0
+
+
+def test_small_corpora_and_short_runs_get_a_shorter_queue_and_a_faster_key_network_where_asked_for():
+    paper, ours = resolve("paper"), resolve("sarsense")
+    assert (queue_length(paper, 1000), queue_length(ours, 1000)) == (1000, 250)  # never more keys than tiles
+    assert queue_length(paper, 460_532) == queue_length(ours, 460_532) == 65536
+    assert [key_momentum(config, 200) for config in (paper, ours)] == [0.999, 0.99]
+    assert key_momentum(ours, 700_000) == 0.999
+
+
+def test_lars_is_the_papers_algorithm_on_matrices_and_sgd_on_vectors():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
+    optimiser = make_optimiser(network, OptimConfig(optimiser="lars", weight_decay=0.1, decay_vectors=False))
+    learned = dict(network.named_parameters())
+    twin = {name: value.detach().numpy().copy() for name, value in learned.items()}
+    speed = dict.fromkeys(twin, 0.0)
+    for step in range(3):
+        optimiser.zero_grad()
+        network(torch.randn(5, 3, dtype=torch.float64)).square().sum().backward()
+        lr = 0.5 * (step + 1)
+        for name, value in learned.items():
+            assert value.grad is not None
+            w, g, c = twin[name], value.grad.numpy(), 0.1 if value.ndim > 1 else 0.0
+            local = 1.0
+            if value.ndim > 1:
+                local = 0.001 * np.linalg.norm(w) / (np.linalg.norm(g) + 0.1 * np.linalg.norm(w))
+            speed[name] = 0.9 * speed[name] + lr * local * (g + c * w)
+            twin[name] = w - speed[name]
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        optimiser.step()
+    for name, value in learned.items():
+        np.testing.assert_allclose(value.detach().numpy(), twin[name], rtol=1e-6, err_msg=name)
+
+
+def test_lars_leaves_a_matrix_without_gradient_or_length_finite():
+    network = nn.Linear(3, 2)
+    nn.init.zeros_(network.weight)
+    optimiser = make_optimiser(network, OptimConfig(optimiser="lars"))
+    for group in optimiser.param_groups:
+        group["lr"] = 0.1
+    network(torch.zeros(4, 3)).sum().backward()
+    optimiser.step()
+    assert network.weight.isfinite().all() and network.bias.isfinite().all() and network.bias.any()
 
 
 def test_the_peak_scales_with_the_batch():

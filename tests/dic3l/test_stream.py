@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from dic3l.boxes import box_draws, matched_boxes
+from dic3l.boxes import matched_boxes
 from dic3l.config import Config, resolve
 from dic3l.draws import tile_uniforms
+from dic3l.edges import DRAWS as EDGE_DRAWS
 from dic3l.errors import ConfigError
 from dic3l.method import StepBatch
+from dic3l.speckle import DRAWS_PER_VIEW as SPECKLE_DRAWS
 from dic3l.stream import Stream
 from dic3l.views import DRAWS_PER_VIEW, draw_view, render
 from sarsense.shards import TileSpeckle
@@ -76,10 +78,12 @@ def test_a_batch_is_what_its_tiles_alone_say():
     tiles, config = FakeTiles(), settings()
     stream = Stream(tiles, config)
     batch, (indices, epochs) = stream.batch(2), stream.plan(2)
-    u = tile_uniforms(config.train.seed, epochs, tiles.ids[indices], 2 * DRAWS_PER_VIEW + box_draws(config.boxes))
+    before = 2 * DRAWS_PER_VIEW + 2 * SPECKLE_DRAWS + EDGE_DRAWS
+    u = tile_uniforms(config.train.seed, epochs, tiles.ids[indices], before + 8 * config.boxes.candidates)
     first = draw_view(u[:, :DRAWS_PER_VIEW], (48, 48), config.views)
     second = draw_view(u[:, DRAWS_PER_VIEW : 2 * DRAWS_PER_VIEW], (48, 48), config.views)
-    boxes = matched_boxes(u[:, 2 * DRAWS_PER_VIEW :], first, second, 32, config.boxes)
+    numbers = u[:, before:]
+    boxes = matched_boxes(lambda rows, start, stop: numbers[rows, start:stop], first, second, 32, config.boxes)
     pixels, perm = tiles.read(indices), batch.perm.numpy()
     assert sorted(perm) == list(range(8)) and list(perm) != list(range(8))
     assert np.array_equal(batch.query_views, render(pixels, first, 32))
@@ -87,11 +91,13 @@ def test_a_batch_is_what_its_tiles_alone_say():
     assert np.array_equal(batch.query_boxes, boxes[0]) and np.array_equal(batch.key_boxes, boxes[1][perm])
     assert np.array_equal(batch.query_mask, boxes[2]) and np.array_equal(batch.key_mask, boxes[2][perm])
     assert boxes[2].any()
+    assert batch.query_points.equal(torch.tensor([0.0, 0, 32, 32]).expand(8, 1, 4)) and batch.point_mask.all()
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_ranks_hold_parts_of_the_batch_of_one_process(world):
-    tiles, config = FakeTiles(), settings()
+@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("size", [8, 11])
+def test_ranks_hold_parts_of_the_batch_of_one_process(world, size):
+    tiles, config = FakeTiles(), settings(method__bn_groups=4, train__batch_size=size)
     whole = Stream(tiles, config).batch(2)
     parts = [Stream(tiles, config, rank, world).batch(2) for rank in range(world)]
     for field in fields(StepBatch):
@@ -158,7 +164,7 @@ def loader_threads() -> list[threading.Thread]:
     [
         (FakeTiles(7), 1, "expected at most the 7 train tiles of the corpus, found 8"),
         (FakeTiles(channels=2), 1, "tiles: expected one polarisation, found 2"),
-        (FakeTiles(), 3, "expected a multiple of the 3 processes, found 8"),
+        (FakeTiles(), 3, "method.bn_groups: expected at least one for each of the 3 processes, found 2"),
     ],
 )
 def test_corpora_that_cannot_make_a_batch_are_refused(tiles, world, told):
@@ -220,3 +226,32 @@ def test_views_that_know_speckle_do_not_depend_on_processes_threads_or_start():
 def test_mixing_needs_both_contents():
     with pytest.raises(ConfigError, match="expected a corpus built with --content both, found speckled"):
         Stream(FakeTiles(), settings(**KNOWING))
+
+
+def test_keys_that_are_not_shuffled_are_in_the_order_of_the_tiles():
+    tiles = FakeTiles()
+    shuffled, plain = (Stream(tiles, settings(method__key_norm=norm)).batch(1) for norm in ("shuffled", "averaged"))
+    assert plain.perm.equal(torch.arange(8)) and not shuffled.perm.equal(plain.perm)
+    for name in ("key_views", "key_boxes", "key_mask", "key_points"):
+        assert getattr(shuffled, name).equal(getattr(plain, name)[shuffled.perm])
+    half = Stream(tiles, settings(method__key_norm="averaged"), 1, 2)
+    read = []
+    tiles.read = lambda indices, out=None: (read.extend(indices), FakeTiles.read(tiles, indices, out))[1]
+    half.batch(1)
+    assert sorted(read) == sorted(half.plan(1)[0][4:])  # each tile once, and none of the other process
+
+
+def test_edge_points_are_the_same_for_processes_and_threads_and_lie_in_both_views():
+    config = settings(method__contour="edges", edges__side=4.0, edges__significance=3.0)
+    whole = Stream(BothTiles(), config).batch(1)
+    assert whole.point_mask.any() and whole.query_points.shape == whole.key_points.shape == (8, 8, 4)
+    halves = [Stream(BothTiles(), config, rank, 2).batch(1) for rank in range(2)]
+    for field in fields(StepBatch):
+        found = [getattr(part, field.name) for part in halves]
+        joined = found[0] if field.name == "perm" else torch.cat(found)
+        assert joined.equal(getattr(whole, field.name))
+    for points, mask in ((whole.query_points, whole.point_mask), (whole.key_points, whole.point_mask[whole.perm])):
+        inside = points[mask]
+        assert inside.min() >= 0 and inside.max() <= 32 and (inside[:, 2:] - inside[:, :2]).min() >= 4 - 1e-3
+    later = Stream(BothTiles(), config).batch(4)
+    assert not later.query_points.equal(whole.query_points)

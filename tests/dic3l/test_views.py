@@ -26,9 +26,10 @@ def drawn(count: int, tile_hw: tuple[int, int], config: ViewConfig, seed: int = 
     return draw_view(tile_uniforms(seed, np.zeros(count, int), ids, DRAWS_PER_VIEW), tile_hw, config)
 
 
-def one_view(rect: tuple[float, ...], flip: bool = False, **changes: float) -> ViewParams:
+def one_view(rect: tuple[float, ...], flip: bool = False, upside: bool = False, **changes: float) -> ViewParams:
     plain = {"brightness": 1.0, "contrast": 1.0, "contrast_first": False, "blur_sigma": 0.0, **changes}
-    return ViewParams(np.array([rect], float), np.array([flip]), **{k: np.array([v]) for k, v in plain.items()})
+    plain = {name: np.array([value]) for name, value in plain.items()}
+    return ViewParams(np.array([rect], float), np.array([flip]), np.array([upside]), **plain)
 
 
 def speckle(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -69,7 +70,10 @@ def test_a_tile_that_no_crop_fits_gets_the_largest_central_one():
 def test_shares_of_jitter_blur_and_flip_are_the_configured_ones():
     config = ViewConfig()
     params = drawn(20000, (512, 512), config)
-    assert params.flip.mean() == pytest.approx(0.5, abs=0.02)
+    assert params.flip.mean() == pytest.approx(0.5, abs=0.02) and not params.flip_vertical.any()
+    both = drawn(20000, (512, 512), replace(config, vertical_flip_probability=0.3))
+    assert both.flip_vertical.mean() == pytest.approx(0.3, abs=0.02)
+    assert (both.flip & both.flip_vertical).mean() == pytest.approx(0.15, abs=0.02)
     assert (params.blur_sigma > 0).mean() == pytest.approx(0.5, abs=0.02)
     assert (params.brightness != 1).mean() == pytest.approx(0.8, abs=0.02)
     assert params.contrast_first.mean() == pytest.approx(0.5, abs=0.02)
@@ -90,15 +94,18 @@ def test_the_matrix_maps_the_corners_of_the_crop_to_the_corners_of_the_view():
     np.testing.assert_allclose(plain[0] @ [110.5, 60.25, 1], [50, 50])
     np.testing.assert_allclose(flipped[0] @ [2, 3, 1], [50, 0], atol=1e-12)
     np.testing.assert_allclose(flipped[0] @ [7, 8, 1], [0, 50], atol=1e-12)
+    upside = view_matrix(one_view((2, 3, 7, 8), True, True), 50)
+    np.testing.assert_allclose(upside[0] @ [2, 3, 1], [50, 50], atol=1e-12)
+    np.testing.assert_allclose(upside[0] @ [7, 8, 1], [0, 0], atol=1e-12)
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     x=st.floats(0, 100), y=st.floats(0, 100), w=st.floats(20, 155), h=st.floats(20, 155),
-    flip=st.booleans(), size=st.sampled_from([32, 96, 160, 224]),
+    flip=st.booleans(), upside=st.booleans(), size=st.sampled_from([32, 96, 160, 224]),
 )  # fmt: skip
-def test_a_pixel_shows_the_ground_that_the_matrix_gives_it(x, y, w, h, flip, size):
-    params = one_view((x, y, x + w, y + h), flip)
+def test_a_pixel_shows_the_ground_that_the_matrix_gives_it(x, y, w, h, flip, upside, size):
+    params = one_view((x, y, x + w, y + h), flip, upside)
     ramp_x = np.arange(256, dtype=np.uint8)[None].repeat(256, 0)
     tile = np.stack((ramp_x, ramp_x.T))  # the value of a pixel is the index of its column, of its row
     view = render(tile[None], params, size)[0].astype(float)
@@ -111,12 +118,14 @@ def test_a_pixel_shows_the_ground_that_the_matrix_gives_it(x, y, w, h, flip, siz
     assert np.abs(view - source)[:, inside].max(initial=0) <= 1.01
 
 
+@pytest.mark.parametrize("upside", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
-def test_pixels_are_those_of_torchvision_away_from_the_rim(flip):
+def test_pixels_are_those_of_torchvision_away_from_the_rim(flip, upside):
     tile = speckle((1, 200, 200))
-    view = render(tile[None], one_view((30, 20, 150, 120), flip), 160)[0]
+    view = render(tile[None], one_view((30, 20, 150, 120), flip, upside), 160)[0]
     theirs = tvf.resized_crop(torch.from_numpy(tile), 20, 30, 100, 120, [160, 160], antialias=False)
     theirs = tvf.horizontal_flip(theirs) if flip else theirs
+    theirs = tvf.vertical_flip(theirs) if upside else theirs
     difference = np.abs(view.astype(int) - theirs.numpy())[:, 2:-2, 2:-2]
     assert difference.max() <= 1
 
