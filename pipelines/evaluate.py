@@ -37,6 +37,7 @@ from dic3l.evaluate.probe import (
     pixel_features,
     sample_pixels,
 )
+from dic3l.knn import NEIGHBOURS, knn_vote
 from pipelines.labelled import LabelledData, folder_data
 from sarsense.corpus import open_corpus
 from sarsense.files import atomic_write, write_json
@@ -49,10 +50,14 @@ STATISTICS_IMAGES = 128
 _STATISTICS_BATCH = 16
 _RANDOM_ROW = 3
 """place in the table of the randomly initialised network, the zero of the column 'over random'"""
+SEED = "{seed}"
+"""in the path of weights: where runs of several seeds are told apart"""
 _CAPTION = (
     "Per cent, mean ± standard deviation over seeds. Seeds differ in their split, so scores of one seed hang together: "
     "judge features by 'over random', the difference in mIoU to the random network, seed by seed."
 )
+_KNN_BANK, _KNN_PIXELS = 5_000, 10_000
+"""fitted pixels that vote, and test pixels that are voted on, at most"""
 _FOLDS = 3
 """of the cross-validation over train places that chooses the penalty"""
 
@@ -71,6 +76,7 @@ class _Row:
     name: str
     matrices: list[np.ndarray] = field(default_factory=list)
     penalties: list[float] = field(default_factory=list)
+    knn: list[np.ndarray] = field(default_factory=list)
     features: int = 0
 
 
@@ -92,8 +98,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Probe `weights` and the baselines on labelled data; write evaluation.json and evaluation.md to `out`.
 
-    `weights`: files (torchvision state dicts, as `dic3l export` writes), or 'imagenet'; random initialisation is
-    always a row. `corpus`: whose dB ranges turn GeoTIFF scenes into codes, and whose ground is marked as seen.
+    `weights`: files (torchvision state dicts, as `dic3l export` writes) or folders of runs, '{seed}' in whose path is
+    replaced by the number of each seed, or 'imagenet'; random initialisation is always a row. `corpus`: whose dB
+    ranges turn GeoTIFF scenes into codes, and whose ground is marked as seen.
     `classes`: 'name=value,name=value+value', what label values mean; default: what the labels say. `pixels`: sampled
     for the fit. Returns what evaluation.json holds. Raises ConfigError, Dic3lError, SarsenseError.
     """
@@ -142,7 +149,7 @@ def markdown(result: dict[str, Any]) -> str:
     # with two classes the second is the one that matters: its IoU and F1 say more than means
     pair = len(classes) == 2
     named = [("iou", classes[1]), ("f1", classes[1])] if pair else [("iou", name) for name in classes]
-    means = {"miou": "mIoU", "gain": "over random", "accuracy": "OA", "kappa": "kappa"}
+    means = {"miou": "mIoU", "gain": "over random", "knn_miou": "kNN mIoU", "accuracy": "OA", "kappa": "kappa"}
     if not pair:
         means["mean_f1"] = "mean F1"
     heads = ["features", *means.values(), *(f"{'IoU' if key == 'iou' else 'F1'} {name}" for key, name in named)]
@@ -172,6 +179,8 @@ class _Split:
     """int64 (n,): the cross-validation fold of each of those pixels"""
     test: list[tuple[np.ndarray, np.ndarray]]
     """images and labels of each test place"""
+    voted: list[tuple[np.ndarray, np.ndarray]]
+    """rows and columns of the pixels that kNN is tested on, by test place"""
 
 
 def _prepare(
@@ -185,12 +194,19 @@ def _prepare(
     sampled = [sample_pixels(labels, share, np.random.default_rng([seed, index])) for index, _, labels in data]
     classes = [labels[at] for (_, _, labels), at in zip(data, sampled, strict=True)]
     folds = fold_places([places[index] for index, _, _ in data], seed, _FOLDS)
+    tested = [places[index].read() for index in test]
+    each = -(-_KNN_PIXELS // len(tested))
+    voted = [
+        sample_pixels(truth, each, np.random.default_rng([seed, index, 1]))
+        for index, (_, truth) in zip(test, tested, strict=True)
+    ]
     return _Split(
         fit_images=[images for _, images, _ in data],
         sampled=sampled,
         labels=torch.from_numpy(np.concatenate(classes).astype(np.int64)).to(device),
         folds=torch.from_numpy(np.repeat(folds, [len(part) for part in classes])).to(device),
-        test=[places[index].read() for index in test],
+        test=tested,
+        voted=voted,
     )
 
 
@@ -199,10 +215,18 @@ def _score(split: _Split, extract: Extractor, row: _Row, count: int, balanced: b
     parts = [features_at(extract(images), *at) for images, at in zip(split.fit_images, split.sampled, strict=True)]
     features = torch.cat(parts)
     probe = fit_probe(features, split.labels, split.folds, count, balanced, PENALTIES)
-    matrix = np.zeros((count, count), np.int64)
-    for images, truth in split.test:
-        matrix += confusion(truth, probe.predict(extract(images), *truth.shape), count, IGNORED)
+    matrix, voted = np.zeros((count, count), np.int64), np.zeros((count, count), np.int64)
+    mean, std = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
+    some = slice(None, None, -(-len(features) // _KNN_BANK))
+    bank, bank_labels = (features[some] - mean) / std, split.labels[some]
+    for (images, truth), at in zip(split.test, split.voted, strict=True):
+        maps = extract(images)
+        matrix += confusion(truth, probe.predict(maps, *truth.shape), count, IGNORED)
+        if len(at[0]):
+            classes = knn_vote(bank, bank_labels, (features_at(maps, *at) - mean) / std, count)
+            voted += confusion(truth[at], classes.cpu().numpy(), count, IGNORED)
     row.matrices.append(matrix)
+    row.knn.append(voted)
     row.penalties.append(probe.penalty)
     row.features = features.shape[1]
 
@@ -242,7 +266,7 @@ def _contenders(weights: Sequence[str], arch: str, fuse: Fuse, device: torch.dev
 def _maker(name: str, arch: str) -> Callable[[int], Backbone]:
     if name == "imagenet":
         return lambda seed: imagenet_backbone(arch)
-    return lambda seed: load_backbone(Path(name), arch)
+    return lambda seed: load_backbone(Path(name.replace(SEED, str(seed))), arch)
 
 
 def _statistics_batches(images: Sequence[np.ndarray], seed: int, device: torch.device) -> list[torch.Tensor]:
@@ -294,6 +318,8 @@ def _protocol(
         "tested; a seed draws another split, other sampled pixels and another random network, the same for all rows",
         "probe: L2-penalised multinomial logistic regression on frozen features of stages 1 to 4, interpolated to each "
         f"pixel, of {images}; {pixels} pixels fitted; {_choice_of_penalty(splits)}",
+        f"kNN: {NEIGHBOURS} nearest of at most {_KNN_BANK} fitted pixels vote on {_KNN_PIXELS} test pixels, features "
+        "standardised, cosine (Wu et al., 2018); nothing is fitted",
         f"class weights: {'balanced' if balanced else 'none'}",
         "BatchNorm statistics of every network, the random ones too, are taken anew from train images",
         "scores: all test pixels in one confusion matrix; means unweighted over the classes that the test truth has; "
@@ -356,6 +382,7 @@ def _summary(row: _Row, classes: Sequence[str], random: _Row) -> dict[str, Any]:
         "gain": _spread(gains),
         "accuracy": spread(lambda s: s.accuracy),
         "kappa": spread(lambda s: s.kappa),
+        "knn_miou": _spread([scores(matrix).miou for matrix in row.knn]),
         "mean_f1": spread(lambda s: s.mean_f1),
         "classes": {
             name: {

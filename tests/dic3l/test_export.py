@@ -14,6 +14,7 @@ from dic3l.checkpoint import find, load
 from dic3l.errors import CheckpointError, ConfigError, Dic3lError
 from dic3l.evaluate.backbone import load_backbone
 from dic3l.export import export
+from dic3l.groups import division
 from dic3l.method import DIC3L
 from tests.dic3l.test_trainer import CORPUS, run_tiny, tiny
 
@@ -42,7 +43,7 @@ def load_into_torchvision(path: Path) -> models.ResNet:
 def test_torchvision_loads_it_and_sees_what_the_trained_encoder_sees(run, tmp_path, name):
     export(run, tmp_path / name)
     network = load_into_torchvision(tmp_path / name)
-    method = DIC3L(tiny().method, seed=5)
+    method = DIC3L(tiny().method, 5, division(tiny()))
     method.load_state_dict(load(find(run)).method)
     encoder = method.query.encoder.eval()
     codes = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64), dtype=np.uint8))

@@ -1,0 +1,167 @@
+"""What each part of DIC3L, and each change of preset `sarsense`, brings at small scale.
+
+    python -m benchmarks.ablation OUT            simulated tiles, all rows; real tiles, the main rows; 3 seeds
+    python -m benchmarks.ablation OUT --quick    a minute or two: one seed, a few steps
+
+ResNet-18 from random weights. Every run of a data set sees the same tiles in the same number of steps; a seed sets the
+weights, the order, the views and the split of the probe. Rows from `+ single stem` on add one change each to the row
+above, in the order in which the issue names them; the last is the preset. Interrupted, the same command goes on: runs
+that are finished are not run again. Tables: OUT/ablation.md. The simulated scenes of the probe are those of the
+pre-training (their labels are not); real: OMBRIA, places of the probe split in blocks, 8-bit pictures of unknown looks, on
+which the views that know speckle do nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dic3l.config import PRESETS, resolve
+from pipelines.build import build
+from pipelines.evaluate import Layout, evaluate
+from pipelines.pretrain import pretrain
+from pipelines.tasks import BuildConfig
+from sarsense.simulate import simulate
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "ombria-flood"
+SCALE: dict[str, Any] = {
+    # what small views and short runs need, the same for all rows (docs/state.md: published views teach nothing so soon)
+    "method.arch": "resnet18",
+    "method.weights": "random",
+    "method.hidden_dim": 512,
+    "method.bn_groups": 4,
+    "views.crop_size": 96,
+    "views.area": (0.4, 1.0),
+    "views.brightness": 0.2,
+    "views.contrast": 0.2,
+    "boxes.min_side": 24.0,
+    "optim.lr": 0.06,
+    "train.batch_size": 64,
+    "train.log_every": 25,
+    "train.checkpoint_every": 1000,
+    "train.probe_tiles": 0,
+}
+OURS = {name: value for name, value in PRESETS["sarsense"].items() if name not in PRESETS["paper"]}
+STEPS: list[tuple[str, tuple[str, ...]]] = [
+    ("+ single stem", ("method.stem",)),
+    ("+ views that know speckle", tuple(name for name in OURS if name.startswith("speckle."))),
+    ("+ vertical flip", ("views.vertical_flip_probability",)),
+    ("+ shorter queue, faster keys", ("method.queue_share", "method.momentum_span")),
+    ("+ contours on edges", ("method.contour", "method.contour_stage")),
+    ("+ averaged key norm", ("method.key_norm",)),
+    ("+ no decay of vectors", ("optim.decay_vectors",)),
+    ("+ warm-up (= sarsense)", ("optim.warmup_steps",)),
+]
+_LARS = {"optim.optimiser": "lars", "optim.lr": 4.0}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    name: str
+    corpus: Path
+    labels: Path
+    layout: Layout
+    rows: dict[str, dict[str, Any]]
+
+
+def all_rows() -> dict[str, dict[str, Any]]:
+    """Row -> what it changes in the published settings."""
+    rows: dict[str, dict[str, Any]] = {
+        "paper": {},
+        "without DI": {"method.weight_instances": 0.0},
+        "without CC": {"method.weight_contour": 0.0},
+        "without both (MoCo v2)": {"method.weight_instances": 0.0, "method.weight_contour": 0.0},
+    }
+    changes: dict[str, Any] = {}
+    for name, settings in STEPS:
+        changes = changes | {setting: OURS[setting] for setting in settings}
+        rows[name] = changes
+    missing = OURS.keys() - changes.keys()
+    if missing:
+        raise SystemExit(f"no row for {', '.join(sorted(missing))}: add one to STEPS")
+    return rows | {"sarsense, with LARS": changes | _LARS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=3)
+    chosen = parser.parse_args()
+    steps, seeds = (4, 1) if chosen.quick else (chosen.steps, chosen.seeds)
+    tables = []
+    for data in data_sets(chosen.out, chosen.quick):
+        weights = {}
+        for name, changes in data.rows.items():
+            slug = "".join(letter if letter.isalnum() else "-" for letter in name).strip("-")
+            runs = str(data.corpus.parent / f"{slug}-{{seed}}")
+            weights[runs] = name
+            for seed in range(seeds):
+                run = Path(runs.replace("{seed}", str(seed)))
+                config = resolve("paper", options=SCALE | changes | {"train.steps": steps, "train.seed": seed})
+                print(f"{data.name}: {name}, seed {seed}", flush=True)
+                pretrain(data.corpus, run, config)
+        result = evaluate(
+            list(weights), data.labels, data.corpus.parent / "scores", data.layout, "resnet18", seeds,
+            corpus=data.corpus if data.layout == "folder" else None, pixels=10_000, progress=print,
+        )  # fmt: skip
+        tables.append(table(data, result, weights, steps, seeds))
+        (chosen.out / "ablation.md").write_text("\n\n".join(tables) + "\n")
+    print("\n\n".join(tables))
+
+
+def data_sets(out: Path, quick: bool) -> list[DataSet]:
+    """Corpora, built where they are not there yet."""
+    rows = all_rows()
+    made = out / "simulated"
+    if not (made / "truth.json").is_file():
+        simulate(made, scenes=4 if quick else 14, size=1024, looks=4.0, seed=5)
+    found = [DataSet("simulated", made / "corpus", made, "folder", rows)]
+    build([str(made / "scenes")], found[0].corpus, BuildConfig(tile_size=128, content="both"), workers=1)
+    if REAL.is_dir():
+        real = out / "ombria" / "corpus"
+        sources = [str(REAL / "**" / part) for part in ("BEFORE", "AFTER")]
+        build(sources, real, BuildConfig(tile_size=256, val_share=0.0, allow_unplaced=True, content="both"), workers=1)
+        main_rows = {name: rows[name] for name in list(rows)[:4]} | {"sarsense": rows[STEPS[-1][0]]}
+        found.append(DataSet("OMBRIA (real)", real, REAL, "ombria", main_rows))
+    else:
+        print(f"no real tiles: {REAL} is not there")
+    return found
+
+
+def table(data: DataSet, result: dict[str, Any], weights: dict[str, str], steps: int, seeds: int) -> str:
+    """Markdown: probes, and signs of health of the last line of each run."""
+    lines = [
+        f"### {data.name}: {steps} steps of 64 tiles, {seeds} seeds",
+        "",
+        "| row | linear probe mIoU | over random | kNN mIoU | feature_std | effective rank |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        template = row["name"].partition(", ")[2]
+        name = weights.get(template, "random weights" if template == "random" else row["name"])
+        health = ["-", "-"]
+        if template in weights:
+            last = [last_line(Path(template.replace("{seed}", str(seed)))) for seed in range(seeds)]
+            health = [f"{sum(line[key] for line in last) / seeds:.3g}" for key in ("feature_std", "effective_rank")]
+        cells = [told(row["miou"]), told(row["gain"]), told(row["knn_miou"]), *health]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def last_line(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def told(value: dict[str, Any]) -> str:
+    if value["mean"] is None:
+        return "-"
+    return f"{100 * value['mean']:.2f}" + ("" if value["std"] is None else f" ± {100 * value['std']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
