@@ -7,8 +7,8 @@ ResNet-18 from random weights. Every run of a data set sees the same tiles in th
 weights, the order, the views and the split of the probe. Rows from `+ single stem` on add one change each to the row
 above, in the order in which the issue names them; the last is the preset. Interrupted, the same command goes on: runs
 that are finished are not run again. Tables: OUT/ablation.md. The simulated scenes of the probe are those of the
-pre-training (their labels are not); real: OMBRIA, places of the probe split in blocks, 8-bit pictures of unknown looks, on
-which the views that know speckle do nothing.
+pre-training (their labels are not); real: OMBRIA, places of the probe split in blocks, 8-bit pictures of unknown looks,
+on which the views that know speckle do nothing.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     chosen = parser.parse_args()
     steps, seeds = (4, 1) if chosen.quick else (chosen.steps, chosen.seeds)
@@ -126,7 +126,7 @@ def data_sets(out: Path, quick: bool) -> list[DataSet]:
         real = out / "ombria" / "corpus"
         sources = [str(REAL / "**" / part) for part in ("BEFORE", "AFTER")]
         build(sources, real, BuildConfig(tile_size=256, val_share=0.0, allow_unplaced=True, content="both"), workers=1)
-        main_rows = {name: rows[name] for name in list(rows)[:4]} | {"sarsense": rows[STEPS[-1][0]]}
+        main_rows = {name: rows[name] for name in list(rows)[:3]} | {"sarsense": rows[STEPS[-1][0]]}
         found.append(DataSet("OMBRIA (real)", real, REAL, "ombria", main_rows))
     else:
         print(f"no real tiles: {REAL} is not there")

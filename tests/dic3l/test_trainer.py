@@ -15,12 +15,16 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from dic3l import config as settings
 from dic3l import distributed, trainer
 from dic3l.checkpoint import CorpusFacts, checkpoints, find, load
 from dic3l.config import Config, from_toml
-from dic3l.errors import ConfigError
+from dic3l.errors import CheckpointError, ConfigError
+from dic3l.knn import scene_probe
 from dic3l.trainer import DivergenceError, Outcome, choose_precision, train
-from tests.dic3l.test_stream import FakeTiles, settings
+from dic3l.watch import status
+from tests.dic3l.test_stream import BothTiles, FakeTiles
+from tests.dic3l.test_stream import settings as stream_settings
 
 CORPUS = CorpusFacts("fake", "1.0.0", "ab" * 32, {})
 CPU = torch.device("cpu")
@@ -39,7 +43,7 @@ def tiny(**changes: object) -> Config:
         "train__precision": "fp32",
         "train__device": "cpu",
     }
-    return settings(**fixed | changes)
+    return stream_settings(**fixed | changes)
 
 
 def run_tiny(run: Path, resume: str = "auto", **changes: object) -> Outcome:
@@ -93,7 +97,7 @@ def test_a_run_leaves_settings_metrics_and_checkpoints(undisturbed):
 
 
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from dic3l import trainer
 from tests.dic3l.test_trainer import run_tiny
@@ -108,15 +112,18 @@ def kill(*arguments):
     return step(*arguments)
 
 trainer.training_step = kill
-run_tiny(Path(sys.argv[1]))
+run_tiny(Path(sys.argv[1]), **json.loads(sys.argv[3]))
 """
 
 
-def run_killed(run: Path, at: int) -> None:
+def run_killed(run: Path, at: int, **changes: object) -> None:
     """A session in a process of its own, which SIGKILL ends in its step number `at`."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     ended = subprocess.run(
-        [sys.executable, "-c", KILLED, str(run), str(at)], env=environment, capture_output=True, timeout=120
+        [sys.executable, "-c", KILLED, str(run), str(at), json.dumps(changes)],
+        env=environment,
+        capture_output=True,
+        timeout=120,
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
 
@@ -239,6 +246,111 @@ def test_a_corpus_smaller_than_two_queues_is_warned_of(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "warning: the queue holds 16 keys, more than half of the 24 train tiles" in told
     assert "note: the contrast starts near ln(K + 1) = 2.83 and rises while the queue fills" in told
+
+
+def test_a_run_made_to_collapse_raises_the_alarm_and_a_healthy_one_does_not(tmp_path, capsys):
+    """Weights that decay to nothing: every tile becomes the same vector, while the losses stay numbers."""
+    run_tiny(tmp_path / "healthy", train__log_every=1)
+    assert "ALARM" not in capsys.readouterr().err
+    run = tmp_path / "collapsing"
+    run_tiny(run, train__steps=24, train__log_every=1, optim__lr=1.0, optim__weight_decay=20.0, optim__sgd_momentum=0.0)
+    told = capsys.readouterr().err
+    assert told.count("ALARM at step") == 1 and "collapse: feature_std is 0" in told
+    last = records(run)[-1]
+    assert last["feature_std"] < 0.1 and np.isfinite(last["loss"])
+    assert any("collapse" in note for note in status(run).notes)
+    assert not any("collapse" in note for note in status(tmp_path / "healthy").notes)
+
+
+def test_the_probe_is_asked_at_checkpoints_and_changes_nothing_else(undisturbed, tmp_path):
+    config = tiny(train__probe_tiles=12)
+    probe = scene_probe(
+        FakeTiles(), [f"{n % 3}" for n in range(24)], FakeTiles(9), [f"{n % 3}" for n in range(9)], config
+    )
+    train(FakeTiles(), CORPUS, config, tmp_path, "auto", CPU, probe)
+    found = records(tmp_path)
+    assert [line["step"] for line in found if "knn_scene" in line] == [4, 8, 10]
+    for line in found:
+        assert 0 <= line.pop("knn_scene", 0) <= 1
+    assert found == records(undisturbed)
+    assert_same_state(tmp_path, undisturbed)
+
+
+def test_another_corpus_goes_on_only_where_it_is_meant(tmp_path):
+    run_tiny(tmp_path, train__steps=4, method__queue_share=0.25)
+    other = replace(CORPUS, digest="cd" * 32)
+    arguments = (FakeTiles(40), other, tiny(train__steps=6, method__queue_share=0.25), tmp_path, "auto", CPU)
+    with pytest.raises(CheckpointError, match="--allow-corpus-change to go on with the other one"):
+        train(*arguments)
+    outcome = train(*arguments, allow_corpus_change=True)
+    assert (outcome.start, outcome.steps) == (4, 6)
+    checkpoint = load(find(tmp_path))
+    assert checkpoint.corpus["digest"] == other.digest
+    assert len(checkpoint.method["queue_global.keys"]) == 6  # as long as it was, though a quarter of 40 is more
+
+
+def test_a_disk_that_is_full_leaves_the_last_good_checkpoint_and_says_so(undisturbed, tmp_path, monkeypatch):
+    save = torch.save
+
+    def full(content, file, *more):
+        if content["step"] == 8:
+            file.write(b"half of a chec")
+            raise OSError(28, "No space left on device")
+        save(content, file, *more)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="No space left on device") as caught:
+        run_tiny(tmp_path)
+    told = str(caught.value)
+    assert "step-00000008.pt: cannot be written" in told and "\n" not in told
+    assert f"the last good checkpoint is {tmp_path / 'checkpoints' / 'step-00000004.pt'}: make room" in told
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last.pt", "step-00000004.pt"]
+    monkeypatch.setattr(torch, "save", save)
+    assert run_tiny(tmp_path).start == 4
+    assert records(tmp_path) == records(undisturbed)
+    assert_same_state(tmp_path, undisturbed)
+
+
+def test_a_batch_in_parts_trains_as_the_batch(tmp_path):
+    for parts in (1, 2):
+        train(FakeTiles(), CORPUS, gentle(train__accumulate=parts, train__steps=4), tmp_path / f"{parts}", "auto", CPU)
+    one, two = (load(find(tmp_path / name)).method for name in ("1", "2"))
+    for name, value in one.items():
+        if not name.endswith("_extra_state"):
+            torch.testing.assert_close(two[name], value, rtol=0, atol=1e-11, msg=name)
+    # and a run may go on in other parts
+    again = train(FakeTiles(), CORPUS, gentle(train__steps=6), tmp_path / "2", "auto", CPU)
+    assert again.start == 4
+
+
+@pytest.mark.parametrize("preset", ["paper", "sarsense"])
+def test_presets_train_at_small_scale(tmp_path, preset):
+    small = {name: settings.value_of(tiny(), name) for name in SMALL_SCALE}
+    config = settings.resolve(preset, options=small | {"train.steps": 3})
+    assert np.isfinite(train(BothTiles(), CORPUS, config, tmp_path, "auto", CPU).metrics["loss"])
+
+
+SMALL_SCALE = (
+    "method.arch method.weights method.hidden_dim method.embedding_dim method.bn_groups views.crop_size boxes.min_side "
+    "boxes.count train.batch_size train.precision train.device"
+).split()
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_steps_and_resumed_is_never_killed_to_the_bit(tmp_path):
+    """No step twice in the metrics, and no tile twice: the plan of tiles is a function of the step (test_stream)."""
+    changes = {"train__steps": 60, "train__checkpoint_every": 3}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    run_tiny(whole, **changes)
+    rng, kills = np.random.default_rng(5), 0
+    while kills < 20:
+        left = 60 - (checkpoints(run)[-1][0] if checkpoints(run) else 0)
+        run_killed(run, at=min(int(rng.integers(1, 8)), left), **changes)
+        kills += 1
+    run_tiny(run, **changes)
+    assert (run / "metrics.jsonl").read_text().count("\n") == len(records(whole))
+    assert records(run) == records(whole)
+    assert_same_state(run, whole)
 
 
 # --------------------------------------------------------------------------------------------------- two processes

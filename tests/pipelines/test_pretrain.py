@@ -165,6 +165,18 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_a_rank_that_dies_in_a_step_ends_the_job_within_a_minute_with_a_message(corpus, tmp_path):
+    run = tmp_path / "run"
+    process = start(command(corpus, run, "--nproc", "2", "--set", "train.steps=100000"), run)
+    ranks = [int(pid) for pid in subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()]
+    assert len(ranks) == 2
+    began = time.monotonic()
+    os.kill(ranks[1], signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - began < 60 and process.returncode == 1
+    assert "a process was ended by SIGKILL; the same command goes on from the last checkpoint" in told
+
+
 def test_a_rank_that_fails_ends_the_others_and_gives_its_code():
     rank = "import os, sys, time; sys.exit(3) if os.environ['RANK'] == '1' else time.sleep(60)"
     began = time.monotonic()
@@ -194,7 +206,7 @@ def test_wrong_requests_are_refused_in_a_sentence(corpus, tmp_path, monkeypatch)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(ConfigError, match="--nproc: expected 1 or more, found 0"):
         pretrain(corpus, tmp_path / "run", tiny(), nproc=0)
-    with pytest.raises(ConfigError, match=r"method\.bn_groups: expected a multiple of the 4 processes, found 2"):
+    with pytest.raises(ConfigError, match=r"method\.bn_groups: expected at least one for each of the 4 processes, found 2"):
         pretrain(corpus, tmp_path / "run", tiny(), nproc=4)
     with pytest.raises(CorpusError, match="no such folder"):
         pretrain(tmp_path / "absent", tmp_path / "run", tiny())
