@@ -121,11 +121,11 @@ def data_sets(out: Path, quick: bool) -> list[DataSet]:
     if not (made / "truth.json").is_file():
         simulate(made, scenes=4 if quick else 14, size=1024, looks=4.0, seed=5)
     found = [DataSet("simulated", made / "corpus", made, "folder", rows)]
-    build([str(made / "scenes")], found[0].corpus, BuildConfig(tile_size=128, content="both"), workers=1)
+    build([str(made / "scenes")], found[0].corpus, BuildConfig(tile_size=128, content="both"), workers=0)
     if REAL.is_dir():
         real = out / "ombria" / "corpus"
         sources = [str(REAL / "**" / part) for part in ("BEFORE", "AFTER")]
-        build(sources, real, BuildConfig(tile_size=256, val_share=0.0, allow_unplaced=True, content="both"), workers=1)
+        build(sources, real, BuildConfig(tile_size=256, val_share=0.0, allow_unplaced=True, content="both"), workers=0)
         main_rows = {name: rows[name] for name in list(rows)[:3]} | {"sarsense": rows[STEPS[-1][0]]}
         found.append(DataSet("OMBRIA (real)", real, REAL, "ombria", main_rows))
     else:
