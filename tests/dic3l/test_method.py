@@ -10,7 +10,7 @@ import torch
 from torchvision.ops import roi_align
 
 from dic3l.batchnorm import set_groups
-from dic3l.config import MethodConfig
+from dic3l.config import MethodConfig, resolve
 from dic3l.errors import ConfigError
 from dic3l.groups import Division
 from dic3l.method import DIC3L, Network, StepBatch, training_step
@@ -119,6 +119,31 @@ def test_the_losses_are_those_of_a_numpy_twin_in_float64():
     total = 0.8 * expected_global + 0.2 * expected_contour + 5.0 * expected_instances
     assert float(found.total) == pytest.approx(total, abs=1e-9)
     assert float(found.boxes_per_image) == pytest.approx(batch.query_mask.sum() / 8)
+
+
+def test_in_float32_the_total_of_preset_paper_is_the_published_formula():
+    """0.8 InfoNCE + 0.2 InfoNCE + 5 DI at T = 0.2, of the same weights and views in numpy and float64."""
+    small = {"method.arch": "resnet18", "method.weights": "random", "method.hidden_dim": 64, "method.queue_size": 512}
+    config = replace(resolve("paper", options=small).method, bn_groups=2, contour_stage=2)
+    method, batch = a_method(config, seed=1), step_batch(size=96)
+    for network in (method.query, method.key):
+        set_groups(network, (4, 4))
+    _, found = all_losses(method, batch)
+    exact = a_method(config, seed=1).double()
+    for network in (exact.query, exact.key):
+        set_groups(network, (4, 4))
+    back = np.argsort(batch.perm.numpy())
+    queries = numpy_vectors(exact.query, batch.query_views, batch.query_boxes, batch.query_mask, 2)
+    keys = numpy_vectors(exact.key, batch.key_views, batch.key_boxes, batch.key_mask, 2)
+    total = 0.0
+    for weight, q, k, queue in zip(
+        (0.8, 0.2), queries, (x[back] for x in keys), (exact.queue_global, exact.queue_contour), strict=False
+    ):
+        positive, negatives = np.exp((q * k).sum(1) / 0.2), np.exp(q @ queue.keys.numpy().T / 0.2)
+        total += weight * float(-np.log(positive / (positive + negatives.sum(1))).mean())
+    p, k = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (queries[2], keys[2][back]))
+    total += 5.0 * float((2 - 2 * (p * k).sum(-1))[batch.query_mask.numpy()].mean())
+    assert float(found.total) == pytest.approx(total, rel=1e-5)
 
 
 def test_a_batch_goes_to_the_device_whole():

@@ -17,6 +17,7 @@ from dic3l.draws import tile_uniforms
 from dic3l.edges import DRAWS as EDGE_DRAWS
 from dic3l.errors import ConfigError
 from dic3l.method import StepBatch
+from dic3l.roi import pool_boxes
 from dic3l.speckle import DRAWS_PER_VIEW as SPECKLE_DRAWS
 from dic3l.stream import Stream
 from dic3l.views import DRAWS_PER_VIEW, draw_view, render
@@ -255,3 +256,30 @@ def test_edge_points_are_the_same_for_processes_and_threads_and_lie_in_both_view
         assert inside.min() >= 0 and inside.max() <= 32 and (inside[:, 2:] - inside[:, :2]).min() >= 4 - 1e-3
     later = Stream(BothTiles(), config).batch(4)
     assert not later.query_points.equal(whole.query_points)
+
+
+class RampTiles(FakeTiles):
+    """The code of a pixel is twice its column in every second tile, twice its row in the others.
+
+    Twice, so that the mean of two neighbours is a code: halves are rounded to even, a bias of half a code.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(24, side=128)
+        ramp = np.arange(0, 256, 2, dtype=np.uint8)[None].repeat(128, 0)
+        self._pixels = np.stack([(ramp, ramp.T)[index % 2] for index in range(24)])[:, None]
+
+
+@pytest.mark.parametrize("norm", ["shuffled", "averaged"])
+def test_boxes_of_a_coordinate_ramp_agree_in_both_views(norm):
+    """From the tile to the pooled box: both views of a box tell the same mean column and row, flips and all."""
+    plain = {"views__jitter_probability": 0.0, "views__blur_probability": 0.0, "views__crop_size": 64}
+    plain |= {"views__vertical_flip_probability": 0.5, "views__area": (0.2, 1.0), "method__key_norm": norm}
+    batch = Stream(RampTiles(), settings(**plain, train__batch_size=24)).batch(0)
+    means = [
+        pool_boxes(views.double(), boxes, 1.0)[..., 0] / 2
+        for views, boxes in ((batch.query_views, batch.query_boxes), (batch.key_views, batch.key_boxes))
+    ]
+    means[1] = means[1][torch.argsort(batch.perm)]
+    found = (means[0] - means[1])[batch.query_mask].abs()
+    assert len(found) > 60 and found.max() < 0.2  # of a pixel of the tile: codes are rounded

@@ -206,7 +206,9 @@ def test_wrong_requests_are_refused_in_a_sentence(corpus, tmp_path, monkeypatch)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(ConfigError, match="--nproc: expected 1 or more, found 0"):
         pretrain(corpus, tmp_path / "run", tiny(), nproc=0)
-    with pytest.raises(ConfigError, match=r"method\.bn_groups: expected at least one for each of the 4 processes, found 2"):
+    with pytest.raises(
+        ConfigError, match=r"method\.bn_groups: expected at least one for each of the 4 processes, found 2"
+    ):
         pretrain(corpus, tmp_path / "run", tiny(), nproc=4)
     with pytest.raises(CorpusError, match="no such folder"):
         pretrain(tmp_path / "absent", tmp_path / "run", tiny())
