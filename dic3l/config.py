@@ -245,7 +245,7 @@ class TrainConfig:
     keep_every: int = 0
     """checkpoints of multiples of so many steps stay too; 0: of none"""
     probe_tiles: int = 512
-    """train tiles among which the online kNN probe seeks the scene of val tiles, at each checkpoint; 0: no probe"""
+    """val tiles of the online kNN probe at each checkpoint: two thirds tell the scenes of the others; 0: no probe"""
     loggers: str = ""
     """besides metrics.jsonl and TensorBoard: wandb, mlflow, or both with a comma between"""
     loader_threads: int = 2

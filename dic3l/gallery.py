@@ -35,7 +35,8 @@ _COLOURS = (
 def gallery(tiles: Tiles, config: Config, out_png: Path, count: int = 12) -> None:
     """Write both views of the first `count` tiles of a run with `config`, as its network gets them, to a PNG.
 
-    Boxes of one number and colour are matched: they show the same ground. Raises ConfigError and Dic3lError.
+    Boxes of one number and colour are matched: they show the same ground, as do points of one letter. Raises
+    ConfigError and Dic3lError.
     """
     check_picture(out_png)
     if not 1 <= count <= _MAX_COUNT:
@@ -46,7 +47,8 @@ def gallery(tiles: Tiles, config: Config, out_png: Path, count: int = 12) -> Non
     width, height = 2 * columns * _INCHES, lines * (_INCHES + _CAPTION_INCHES) + _HEAD_INCHES
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     crop = config.views.crop_size
-    head = f"first and second views of {len(shown)} tiles, {crop} x {crop}; a number is one place on the ground"
+    edges = ", a letter a point on an edge" if config.method.contour == "edges" else ""
+    head = f"first and second views of {len(shown)} tiles, {crop} x {crop}; a number is one place on the ground{edges}"
     figure.text(0.06 / width, 1 - 0.2 / height, head, size=8.5, weight="bold")
     for number, pair in enumerate(shown):
         line, column = divmod(number, columns)
@@ -57,6 +59,7 @@ def gallery(tiles: Tiles, config: Config, out_png: Path, count: int = 12) -> Non
             axes.imshow(view, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
             axes.set_axis_off()
             _draw_boxes(axes, pair.boxes[side], crop)
+            _draw_points(axes, pair.points[side])
         place = (2 * column * _INCHES + 0.06) / width, (bottom + _INCHES) / height
         figure.text(*place, f"{_shortened(pair.key)}, {len(pair.boxes[0])} boxes", size=6.5)
     save(figure, out_png)
@@ -72,6 +75,8 @@ class Pair:
     second: np.ndarray
     boxes: tuple[np.ndarray, np.ndarray]
     """float (n, 4): x0, y0, x1, y1 of the matched boxes, in pixels of the first view and of the second"""
+    points: tuple[np.ndarray, np.ndarray]
+    """float (m, 4): likewise, the squares about matched points on edges; none where the whole view is contrasted"""
 
 
 def pairs(tiles: Tiles, config: Config, count: int) -> list[Pair]:
@@ -89,7 +94,9 @@ def pairs(tiles: Tiles, config: Config, count: int) -> list[Pair]:
         here = batch.query_mask[row].numpy()
         boxes = batch.query_boxes[row].numpy()[here], batch.key_boxes[back[row]].numpy()[here]
         first, second = batch.query_views[row, 0].numpy(), batch.key_views[back[row], 0].numpy()
-        found.append(Pair(tiles.keys[int(index)], first, second, boxes))
+        on_edges = batch.point_mask[row].numpy() & (config.method.contour == "edges")
+        points = batch.query_points[row].numpy()[on_edges], batch.key_points[back[row]].numpy()[on_edges]
+        found.append(Pair(tiles.keys[int(index)], first, second, boxes, points))
     return found
 
 
@@ -100,6 +107,13 @@ def _draw_boxes(axes: Axes, boxes: np.ndarray, crop: int) -> None:
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, lw=1.1))
         label = {"color": colour, "size": 7, "weight": "bold", "va": "top", "ha": "left"}
         axes.text(x0 + 0.01 * crop, y0 + 0.01 * crop, str(number + 1), **label)
+
+
+def _draw_points(axes: Axes, squares: np.ndarray) -> None:
+    for number, (x0, y0, x1, y1) in enumerate(squares - 0.5):
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="white", lw=0.7, ls=":"))
+        label = {"color": "white", "size": 5, "va": "center", "ha": "center"}
+        axes.text((x0 + x1) / 2, (y0 + y1) / 2, chr(ord("a") + number % 26), **label)
 
 
 def _shortened(key: str) -> str:

@@ -23,8 +23,8 @@ from dic3l.stream import Tiles
 NEIGHBOURS = 20
 _TEMPERATURE = 0.07
 _BATCH = 64
-_QUERIES_SHARE = 0.5
-"""val tiles of the online probe, for each tile of its bank"""
+_BANK_SHARE = 2 / 3
+"""of the online probe's tiles: they vote on the others"""
 
 
 def knn_vote(bank: Tensor, labels: Tensor, queries: Tensor, classes: int, neighbours: int = NEIGHBOURS) -> Tensor:
@@ -37,18 +37,19 @@ def knn_vote(bank: Tensor, labels: Tensor, queries: Tensor, classes: int, neighb
 
 @dataclass(frozen=True)
 class SceneProbe:
-    """Tiles whose scenes are told by those of the tiles around them: no labels, but a place and a pass have a look.
+    """Val tiles whose scenes are told by other val tiles: no labels, but a place and a pass have a look of their own.
 
-    Share of val tiles whose scene their nearest train tiles name. Worth comparing between lines of one run, and runs
-    on one corpus; a network that tells nothing finds `chance`.
+    Val tiles lie apart from all train tiles on the ground, so this is of ground that the network has not seen. Worth
+    comparing between lines of one run, and runs on one corpus; a network that tells nothing finds `chance`.
     """
 
-    bank: Tiles
+    tiles: Tiles
     bank_rows: np.ndarray
+    """int64 (N,): of the tiles that vote"""
     bank_labels: np.ndarray
-    """int64 (N,): scene of each row"""
-    queries: Tiles
+    """int64 (N,): their scenes"""
     query_rows: np.ndarray
+    """int64 (M,): of the tiles that are voted on"""
     query_labels: np.ndarray
 
     @property
@@ -58,17 +59,14 @@ class SceneProbe:
 
     def accuracy(self, method: DIC3L, config: Config, device: torch.device, autocast: torch.dtype | None) -> float:
         """Of pooled stage-4 features of the query network. All ranks call it together: each encodes a share."""
-        bank, labels = self._features(self.bank, self.bank_rows, self.bank_labels, method, config, device, autocast)
-        queries, truth = self._features(
-            self.queries, self.query_rows, self.query_labels, method, config, device, autocast
-        )
+        bank, labels = self._features(self.bank_rows, self.bank_labels, method, config, device, autocast)
+        queries, truth = self._features(self.query_rows, self.query_labels, method, config, device, autocast)
         found = knn_vote(bank, labels, queries, int(max(self.bank_labels.max(), self.query_labels.max())) + 1)
         return float((found == truth).double().mean())
 
     @torch.no_grad()
     def _features(
         self,
-        tiles: Tiles,
         rows: np.ndarray,
         labels: np.ndarray,
         method: DIC3L,
@@ -82,7 +80,7 @@ class SceneProbe:
         parts = [torch.zeros(0, encoder.channels[4], device=device)]
         try:
             for start in range(0, len(mine), _BATCH):
-                codes = centre(tiles.read(mine[start : start + _BATCH])[:, :1], config.views.crop_size)
+                codes = centre(self.tiles.read(mine[start : start + _BATCH])[:, :1], config.views.crop_size)
                 with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                     maps = encoder(torch.from_numpy(codes).to(device))[4]
                 parts.append(maps.float().mean((2, 3)))
@@ -100,19 +98,16 @@ def centre(tiles: np.ndarray, side: int) -> np.ndarray:
     return np.ascontiguousarray(tiles[:, :, top : top + side, left : left + side])
 
 
-def scene_probe(
-    train: Tiles, train_scenes: Sequence[str], val: Tiles, val_scenes: Sequence[str], config: Config
-) -> SceneProbe | None:
-    """The online probe of a run, chosen by its seed; None where there are not two scenes with val tiles to tell."""
-    count, seed = config.train.probe_tiles, config.train.seed
-    if not count or not len(val):
+def scene_probe(val: Tiles, scenes: Sequence[str], config: Config) -> SceneProbe | None:
+    """The online probe of a run, of val tiles and their scenes, chosen by its seed.
+
+    None where it is not asked for, or where there are not two scenes to tell apart.
+    """
+    rows = permutation(config.train.seed, "probe", 0, len(val))[: config.train.probe_tiles]
+    bank, queries = np.split(rows, [int(_BANK_SHARE * len(rows))])
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(scenes[row] for row in bank))}
+    queries = np.array([row for row in queries if scenes[row] in numbers], np.int64)
+    labels = [np.array([numbers[scenes[row]] for row in part], np.int64) for part in (bank, queries)]
+    if len(numbers) < 2 or not len(queries):
         return None
-    rows = np.sort(permutation(seed, "probe bank", 0, len(train))[:count])
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(train_scenes[row] for row in rows))}
-    known = np.array([row for row in range(len(val)) if val_scenes[row] in numbers], np.int64)
-    chosen = known[np.sort(permutation(seed, "probe", 0, len(known))[: max(1, int(_QUERIES_SHARE * count))])]
-    labels = np.array([numbers[val_scenes[row]] for row in chosen], np.int64)
-    if len(np.unique(labels)) < 2:
-        return None
-    bank_labels = np.array([numbers[train_scenes[row]] for row in rows], np.int64)
-    return SceneProbe(train, rows, bank_labels, val, chosen, labels)
+    return SceneProbe(val, bank, labels[0], queries, labels[1])

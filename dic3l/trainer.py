@@ -247,7 +247,7 @@ def _opening(
     if probe:
         yield (
             f"kNN probe at each checkpoint: the scene of {len(probe.query_rows)} val tiles, told by "
-            f"{len(probe.bank_rows)} train tiles; chance is {probe.chance:.1%}"
+            f"{len(probe.bank_rows)} others; chance is {probe.chance:.1%}"
         )
     if config.views.crop_size > min(stream.tile_hw):
         yield (

@@ -30,6 +30,8 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("top-1 of the contrast", ("top1_global", "top1_contour")),
     ("feature_std (1: spread, 0: collapsed)", ("feature_std",)),
     ("effective rank", ("effective_rank",)),
+    ("alignment (solid) and -uniformity", ("alignment", "-uniformity")),
+    ("kNN: scene of val tiles found", ("knn_scene",)),
     ("tiles a second", ("tiles_per_s",)),
 )
 _COLOURS = ("#2b6ca3", "#d1622b", "#4f8a4b", "#8a4b8a", "#7a6a1f")
@@ -112,14 +114,17 @@ def plot(runs: Sequence[Path], out_png: Path) -> None:
     metrics = {str(run): read_metrics(run) for run in runs}
     if empty := [run for run, rows in metrics.items() if not rows]:
         raise Dic3lError(f"{empty[0]}: no line of metrics yet; nothing to plot")
-    figure = Figure(figsize=(10.2, 5.6), dpi=DPI, layout="constrained", facecolor="white")
-    for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+    figure = Figure(figsize=(13.4, 5.6), dpi=DPI, layout="constrained", facecolor="white")
+    for axes, (title, names) in zip(figure.subplots(2, 4).flat, _PANELS, strict=True):
         for (run, rows), colour in zip(metrics.items(), cycle(_COLOURS), strict=False):
-            steps = [row["step"] for row in rows]
+            steps = np.array([row["step"] for row in rows])
             for name, style in zip(names, _STYLES, strict=False):
-                values = np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
+                values = np.array([row.get(name.lstrip("-"), np.nan) for row in rows], dtype=np.float64)
+                values = -values if name.startswith("-") else values
+                known = np.isfinite(values)  # a probe is not asked at every line
                 label = run if len(names) == 1 else name.removeprefix("loss_").removeprefix("top1_")
-                axes.plot(steps, values, color=colour, ls=style, lw=1.1, label=label)
+                marker = "." if 0 < known.sum() < len(values) / 2 else None
+                axes.plot(steps[known], values[known], color=colour, ls=style, lw=1.1, label=label, marker=marker)
         axes.set_title(title, size=9, loc="left")
         axes.set_xlabel("step", size=8)
         axes.tick_params(labelsize=7)

@@ -93,7 +93,7 @@ def _train_here(
     with distributed.process_group(config.train.device) as device:
         try:
             outcome = train(
-                tiles, _facts(corpus), config, run, resume, device, _probe(corpus, tiles, config), allow_corpus_change
+                tiles, _facts(corpus), config, run, resume, device, _probe(corpus, config), allow_corpus_change
             )
         except JointError:
             if distributed.rank() == 0:
@@ -102,10 +102,9 @@ def _train_here(
         return outcome if distributed.rank() == 0 else None
 
 
-def _probe(corpus: Corpus, tiles: TileReader, config: Config) -> SceneProbe | None:
+def _probe(corpus: Corpus, config: Config) -> SceneProbe | None:
     val = TileReader(corpus, split="val", eight_bit=True)
-    scenes = {split: corpus.tiles(split, columns=["scene"])["scene"].to_pylist() for split in ("train", "val")}
-    return scene_probe(tiles, scenes["train"], val, scenes["val"], config)
+    return scene_probe(val, corpus.tiles("val", columns=["scene"])["scene"].to_pylist(), config)
 
 
 def _facts(corpus: Corpus) -> CorpusFacts:

@@ -13,8 +13,10 @@ from dic3l.gallery import gallery, pairs
 from dic3l.stream import Stream
 from tests.dic3l.test_stream import KNOWING, BothTiles, FakeTiles, settings
 
+EDGES = {"method__contour": "edges", "edges__side": 4.0, "edges__significance": 3.0}
 
-@pytest.mark.parametrize("changes", [{}, KNOWING])
+
+@pytest.mark.parametrize("changes", [{}, KNOWING, EDGES])
 def test_pairs_are_the_views_and_boxes_of_a_run(changes):
     tiles, config = BothTiles(), settings(**changes)
     batch, (indices, _) = Stream(tiles, config).batch(0), Stream(tiles, config).plan(0)
@@ -27,6 +29,10 @@ def test_pairs_are_the_views_and_boxes_of_a_run(changes):
         np.testing.assert_array_equal(pair.second, batch.key_views[of_key, 0])
         np.testing.assert_array_equal(pair.boxes[0], batch.query_boxes[row][batch.query_mask[row]])
         np.testing.assert_array_equal(pair.boxes[1], batch.key_boxes[of_key][batch.key_mask[of_key]])
+        on_edges = batch.point_mask[row] & (changes is EDGES)
+        np.testing.assert_array_equal(pair.points[0], batch.query_points[row][on_edges])
+        np.testing.assert_array_equal(pair.points[1], batch.key_points[of_key][on_edges])
+    assert (sum(len(pair.points[0]) for pair in shown) > 0) == (changes is EDGES)
 
 
 def test_matched_boxes_hold_the_same_ground():

@@ -264,9 +264,7 @@ def test_a_run_made_to_collapse_raises_the_alarm_and_a_healthy_one_does_not(tmp_
 
 def test_the_probe_is_asked_at_checkpoints_and_changes_nothing_else(undisturbed, tmp_path):
     config = tiny(train__probe_tiles=12)
-    probe = scene_probe(
-        FakeTiles(), [f"{n % 3}" for n in range(24)], FakeTiles(9), [f"{n % 3}" for n in range(9)], config
-    )
+    probe = scene_probe(FakeTiles(18), [f"{n % 3}" for n in range(18)], config)
     train(FakeTiles(), CORPUS, config, tmp_path, "auto", CPU, probe)
     found = records(tmp_path)
     assert [line["step"] for line in found if "knn_scene" in line] == [4, 8, 10]
