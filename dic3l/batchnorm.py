@@ -63,7 +63,7 @@ class _GroupedBatchNorm(nn.Module):
     @torch.no_grad()
     def _gather(self, means: Tensor, variances: Tensor) -> None:
         """Note the statistics of groups, (G, C) each."""
-        count = means.new_tensor([len(means)])
+        count = means.new_full((1,), len(means))  # `new_tensor` would make the device wait for the host
         self.gathered += torch.cat((means.sum(0), variances.sum(0), count)).to(self.gathered.dtype)
 
 

@@ -85,7 +85,7 @@ def pairs(tiles: Tiles, config: Config, count: int) -> list[Pair]:
     They do not depend on the batch: a view is a function of seed, epoch and tile.
     """
     size = min(max(count, 2), len(tiles))
-    train, method = replace(config.train, batch_size=size), replace(config.method, bn_groups=1)
+    train, method = replace(config.train, batch_size=size, accumulate=1), replace(config.method, bn_groups=1)
     stream = Stream(tiles, replace(config, train=train, method=method))
     batch = stream.batch(0)
     back = np.argsort(batch.perm.numpy())  # from the order of the key network to that of the tiles

@@ -248,7 +248,7 @@ class DIC3L(nn.Module):
         boxes, points = batch.query_mask.sum(), batch.point_mask.sum()
         here = torch.stack((boxes, points)).to(torch.float64)
         everywhere = distributed.all_reduce(here)
-        return Counts(here.new_tensor(self.division.images), everywhere[0], everywhere[1])
+        return Counts(torch.full_like(everywhere[0], self.division.images), everywhere[0], everywhere[1])
 
     def losses(self, queries: Vectors, keys: Vectors, box_mask: Tensor, point_mask: Tensor, counts: Counts) -> Losses:
         """Of some tiles' queries and the keys of the same tiles; what tiles of a batch give adds up to the batch's.

@@ -51,6 +51,8 @@ _NAMES = {
 """fields of `Losses` -> names in metrics.jsonl"""
 COLLAPSED_STD, _COLLAPSED_LINES = 0.1, 3
 """feature_std below which so many lines in a row are called a collapse"""
+_GRACE = 0.05
+"""of a run: an untrained network may tell tiles apart hardly at all"""
 
 
 class Window:
@@ -122,8 +124,10 @@ def health(method: DIC3L, queries: Tensor, keys: Tensor) -> dict[str, float]:
     }
 
 
-def collapsed(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last lines of metrics say that all tiles look alike to the network."""
+def collapsed(rows: Sequence[Mapping[str, Any]], done: int, total: int) -> bool:
+    """Whether the last lines of metrics, after `done` of `total` steps, say that all tiles look alike to the network."""
+    if done < _GRACE * total:
+        return False
     last = [row.get("feature_std", 1.0) for row in rows[-_COLLAPSED_LINES:]]
     return len(last) == _COLLAPSED_LINES and max(last) < COLLAPSED_STD
 
@@ -237,7 +241,7 @@ class Monitor:
 
     def _alarm(self, done: int) -> None:
         """Say once that the features have collapsed, and once that they have not any more."""
-        now = collapsed(self._lines)
+        now = collapsed(self._lines, done, self._total)
         if now and not self._alarmed:
             self.say(
                 f"ALARM at step {done}: collapse: feature_std is {self._lines[-1]['feature_std']:.2g} (healthy: 0.5 to "

@@ -105,7 +105,7 @@ def status(run: Path, now: float | None = None) -> Status:
     else:
         state = "going on"
     left = (total - step) * a_step if state == "going on" else None
-    return Status(str(run), state, step, total, checkpoint, silent, left, last, _notes(rows))
+    return Status(str(run), state, step, total, checkpoint, silent, left, last, _notes(rows, total))
 
 
 def plot(runs: Sequence[Path], out_png: Path) -> None:
@@ -148,11 +148,11 @@ def _config(run: Path) -> Config:
         raise Dic3lError(f"{path}: settings of the run cannot be read: {error.strerror or error}") from error
 
 
-def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _notes(rows: Sequence[dict[str, Any]], total: int) -> list[str]:
     row, notes = rows[-1], []
     if not np.isfinite(row["loss"]):
         notes.append(f"loss is {row['loss']}")
-    if collapsed(rows):
+    if collapsed(rows, int(row["step"]), total):
         notes.append(f"collapse: feature_std is {row['feature_std']:.2g}: all tiles look alike to the network")
     if row.get("data_wait", 0.0) > _WAITS:
         notes.append(f"waits for data {row['data_wait']:.0%} of the time: more train.loader_threads, or a faster disk")

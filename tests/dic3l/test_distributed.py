@@ -29,7 +29,7 @@ BATCH, SIDE = 18, 64
 """18 images in 4 groups: four or five a group, so that processes hold unequal shares"""
 
 
-RATE = 1e-3
+RATE = 3e-4
 """BatchNorm over maps of 2 x 2 amplifies rounding a hundredfold a step at published rates"""
 
 
