@@ -125,7 +125,7 @@ def health(method: DIC3L, queries: Tensor, keys: Tensor) -> dict[str, float]:
 
 
 def collapsed(rows: Sequence[Mapping[str, Any]], done: int, total: int) -> bool:
-    """Whether the last lines of metrics, after `done` of `total` steps, say that all tiles look alike to the network."""
+    """Whether the last lines of metrics, after `done` of `total` steps, say that all tiles look alike to it."""
     if done < _GRACE * total:
         return False
     last = [row.get("feature_std", 1.0) for row in rows[-_COLLAPSED_LINES:]]
