@@ -33,7 +33,7 @@ def philox(counter: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], key: 
     parts = np.broadcast_arrays(*counter)
     words = np.empty((parts[0].size, _WORDS), np.uint64)
     _rounds(
-        *(np.ascontiguousarray(part, np.uint64).reshape(-1) for part in parts),
+        *(np.array(part, np.uint64).reshape(-1) for part in parts),
         np.uint64(key[0]),
         np.uint64(key[1]),
         words,
