@@ -1,7 +1,7 @@
 """What each part of DIC3L, and each change of preset `sarsense`, brings at small scale.
 
-    python -m benchmarks.ablation OUT            simulated tiles, all rows; real tiles, the main rows; 3 seeds
-    python -m benchmarks.ablation OUT --quick    a minute or two: one seed, a few steps
+    python -m benchmarks.ablation OUT            an hour: simulated tiles, all rows; real tiles, the main rows; 3 seeds
+    python -m benchmarks.ablation OUT --quick    eight minutes on two cores: one seed, a few steps
 
 ResNet-18 from random weights. Every run of a data set sees the same tiles in the same number of steps; a seed sets the
 weights, the order, the views and the split of the probe. Rows from `+ single stem` on add one change each to the row

@@ -155,7 +155,7 @@ class MethodConfig:
     momentum: float = 0.999
     """of the momentum encoder"""
     momentum_span: float = 0.0
-    """if above 0, the momentum encoder averages over at most this share of the run's steps"""
+    """if above 0, the momentum encoder averages over at most this share of the run's steps; not below 0.99 for that"""
     key_norm: KeyNorm = "shuffled"
     """BatchNorm of the keys: of shuffled batches, as published, or running averages, which tell no tile of another"""
     temperature: float = 0.2

@@ -15,6 +15,9 @@ REFERENCE_BATCH = 256
 """batch size at which `optim.lr` is meant"""
 _LONGEST_WARMUP = 0.1
 """of the run"""
+_LEAST_MOMENTUM = 0.99
+"""of a key network that is made faster for a short run: with one that is faster still, queries tell their key from older
+ones by its drift, and learn that (docs/state.md)"""
 
 
 def total_steps(config: Config, tiles: int) -> int:
@@ -43,9 +46,12 @@ def learning_rate(step: int, total: int, peak: float, warmup: int = 0) -> float:
 
 
 def key_momentum(config: Config, total: int) -> float:
-    """Momentum of the key network: `method.momentum`, or less, where that would average over too much of the run."""
+    """Momentum of the key network: `method.momentum`, or less, where that would average over too much of the run.
+
+    Not below 0.99 for that reason.
+    """
     span = config.method.momentum_span * total
-    return config.method.momentum if span <= 0 else min(config.method.momentum, max(0.0, 1 - 1 / span))
+    return config.method.momentum if span <= 0 else min(config.method.momentum, max(_LEAST_MOMENTUM, 1 - 1 / span))
 
 
 def queue_length(config: Config, tiles: int) -> int:
