@@ -16,8 +16,8 @@ REFERENCE_BATCH = 256
 _LONGEST_WARMUP = 0.1
 """of the run"""
 _LEAST_MOMENTUM = 0.99
-"""of a key network that is made faster for a short run: with one that is faster still, queries tell their key from older
-ones by its drift, and learn that (docs/state.md)"""
+"""of a key network that is made faster for a short run: with one that is faster still, queries tell their key from
+older ones by its drift, and learn that (docs/state.md)"""
 
 
 def total_steps(config: Config, tiles: int) -> int:
