@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
     chosen = parser.parse_args()
     steps, seeds = (4, 1) if chosen.quick else (chosen.steps, chosen.seeds)
@@ -107,7 +107,7 @@ def main() -> None:
                 pretrain(data.corpus, run, config)
         result = evaluate(
             list(weights), data.labels, data.corpus.parent / "scores", data.layout, "resnet18", seeds,
-            corpus=data.corpus if data.layout == "folder" else None, pixels=10_000, progress=print,
+            corpus=data.corpus if data.layout == "folder" else None, pixels=5_000, progress=print,
         )  # fmt: skip
         tables.append(table(data, result, weights, steps, seeds))
         (chosen.out / "ablation.md").write_text("\n\n".join(tables) + "\n")

@@ -32,7 +32,7 @@ import dic3l
 from dic3l.config import Config, differences, from_toml, override, read_toml, to_toml
 from dic3l.errors import CheckpointError, Dic3lError
 
-FORMAT = 2
+FORMAT = 3
 _FILE = re.compile(r"step-(\d{8,})\.pt")
 _LAST = "last.pt"
 FREE = {
@@ -135,12 +135,14 @@ def save(run: Path, checkpoint: Checkpoint, keep: int, keep_every: int = 0) -> P
             f"{path}: cannot be written ({reason}; {_free(folder)} free); {left}: make room and give the same command "
             "again to go on from there"
         ) from error
-    _link(folder / _LAST, path.name)
-    for step, old in checkpoints(run)[:-keep]:
-        if not keep_every or step % keep_every:
-            old.unlink()
-    for left in folder.glob(".step-*.tmp"):
-        left.unlink()
+    with suppress(OSError):  # the state is written: what is in the way of tidying up ends no run
+        _link(folder / _LAST, path.name)
+        for step, old in checkpoints(run)[:-keep]:
+            if not keep_every or step % keep_every:
+                old.unlink(missing_ok=True)
+        for pattern in (".step-*.tmp", f".{_LAST}.*.tmp"):
+            for left in folder.glob(pattern):
+                left.unlink(missing_ok=True)
     return path
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dic3l.config import Device
-from dic3l.errors import ConfigError, Dic3lError
+from dic3l.errors import ConfigError, Dic3lError, JointError
 
 _TIMEOUT = timedelta(minutes=10)
 """after which a silent peer counts as dead"""
+T = TypeVar("T")
 _PEER_SIGNS = ("connection closed", "connection reset", "connection refused", "timed out", "timeout", "nccl", "gloo")
 
 
@@ -32,10 +33,12 @@ def choose_device(device: Device) -> torch.device:
     if not torch.cuda.is_available():
         raise ConfigError("device 'cuda': expected a CUDA device, found none; use device 'cpu' or 'auto'")
     local_rank, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if devices == 1 and "SLURM_PROCID" in os.environ:  # bound to this task, which sees no other
+        local_rank = 0
     if local_rank >= devices:
         raise ConfigError(
             f"device 'cuda': expected a device for each process of this machine, found {devices} for process "
-            f"{local_rank + 1}; start fewer processes"
+            f"{local_rank + 1}; start fewer processes, or bind a device to each"
         )
     return torch.device("cuda", local_rank)
 
@@ -124,6 +127,25 @@ def wrap_ddp(module: nn.Module) -> nn.Module:
     settings: dict[str, Any] = {buffers: False, "gradient_as_bucket_view": True}
     with peer_failures():
         return DistributedDataParallel(module, **settings)
+
+
+def together(action: Callable[[], T], device: torch.device) -> T:
+    """What `action` returns. Where it raises a Dic3lError on any rank, all stop: the first such rank says why.
+
+    All ranks call it together; without it the others would wait for a peer that is gone.
+    """
+    value, error = None, None
+    try:
+        value = action()
+    except Dic3lError as caught:
+        error = caught
+    failed = all_gather(torch.tensor([error is not None], device=device).double(), [1] * world())
+    if not failed.any():
+        return value  # type: ignore[return-value]
+    first = int(failed.argmax())
+    if error is not None and rank() == first:
+        raise error
+    raise JointError(f"process {first} of {world()} cannot begin; its own message says why")
 
 
 def differs(x: Tensor) -> bool:

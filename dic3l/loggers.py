@@ -18,13 +18,16 @@ _PROJECT = "dic3l"
 
 class Logger(Protocol):
     def log(self, values: Mapping[str, float], step: int) -> None: ...
-    def close(self) -> None: ...
+    def close(self, finished: bool) -> None:
+        """finished: not ended by an error."""
+        ...
 
 
 def check_loggers(names: Sequence[str]) -> None:
     """ConfigError where one is not installed: before the first step, not after it."""
     for name in names:
-        if find_spec(name) is None:
+        found = find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name, as wandb makes them, is no package
             raise ConfigError(f"train.loggers: {name} is not installed; `pip install {name}`, or leave it out")
 
 
@@ -57,8 +60,8 @@ class WandbLogger:
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, finished: bool) -> None:
+        self._run.finish(exit_code=0 if finished else 1)
 
 
 class MlflowLogger:
@@ -83,5 +86,5 @@ class MlflowLogger:
         for name, value in values.items():
             self._client.log_metric(self._id, name, value, step=step)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+    def close(self, finished: bool) -> None:
+        self._client.set_terminated(self._id, status="FINISHED" if finished else "FAILED")

@@ -69,7 +69,7 @@ class Network(nn.Module):
         super().__init__()
         self.encoder = Encoder(config.arch, config.weights, config.stem)
         channels, hidden, dim = self.encoder.channels, config.hidden_dim, config.embedding_dim
-        self.contour_stage = config.contour_stage
+        self.contour, self.contour_stage = config.contour, config.contour_stage
         self.global_head = projection_head(channels[BOX_STAGE], hidden, dim)
         self.contour_head = projection_head(channels[config.contour_stage], hidden, dim)
         self.box_head = BoxHead(channels[BOX_STAGE], hidden, dim)
@@ -83,7 +83,11 @@ class Network(nn.Module):
         box_vectors = self.box_head(pooled, mask)
         if self.predictor is not None:
             box_vectors = self.predictor(box_vectors, mask)
-        contour = pool_boxes(stages[self.contour_stage], points, 1 / STAGE_STRIDE[self.contour_stage])
+        shallow = stages[self.contour_stage]
+        if self.contour == "pooled":  # also where the view is no whole number of cells
+            contour = full_precision(shallow).mean((2, 3))[:, None]
+        else:
+            contour = pool_boxes(shallow, points, 1 / STAGE_STRIDE[self.contour_stage])
         return Vectors(
             _unit(self.global_head(stages[BOX_STAGE].mean((2, 3)))),
             _unit(self.contour_head(contour)),
@@ -224,7 +228,8 @@ class DIC3L(nn.Module):
         _lerp(((value, learned[name]) for name, value in self.key.named_parameters()), 1 - self.config.momentum)
         if self.config.key_norm == "averaged":
             known = dict(self.query.named_buffers())
-            share = max(1 - self.config.momentum, 1 / (self.steps + 1))
+            # before the first step the query has none of its own, and those of the first count whole
+            share = max(1 - self.config.momentum, 1 / max(1, self.steps))
             _lerp(((value, known[name]) for name, value in self.key.named_buffers() if _running(name)), share)
 
     def encode_keys(self, batch: StepBatch) -> Vectors:
@@ -313,6 +318,8 @@ class StepResult:
     """(n, D): the unit global vectors of this rank's tiles"""
     keys: Tensor
     """(n, D): those of the same tiles' keys"""
+    gradient: Tensor
+    """scalar: the length of the gradient that the optimiser took, the same on all ranks"""
 
 
 def training_step(
@@ -353,11 +360,17 @@ def training_step(
         losses.append(Losses(*(value.detach() for value in found)))
         features.append(queries.global_.detach())
     method.enqueue(keys)  # after the backward pass, which reads the queues
+    gradient = _length([value.grad for value in method.query.parameters() if value.grad is not None])
     optimiser.step()
     method.follow()
     method.steps += 1
     summed = Losses(*(torch.stack(values).sum(0) for values in zip(*losses, strict=True)))
-    return StepResult(summed, torch.cat(features), own.global_)
+    return StepResult(summed, torch.cat(features), own.global_, gradient)
+
+
+def _length(tensors: list[Tensor]) -> Tensor:
+    """Of all of them as one vector."""
+    return torch.stack(torch._foreach_norm(tensors)).norm()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _alone(query: nn.Module) -> AbstractContextManager[Any]:

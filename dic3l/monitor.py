@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +30,7 @@ from dic3l import distributed
 from dic3l.checkpoint import write_text
 from dic3l.config import Config
 from dic3l.errors import Dic3lError
-from dic3l.loggers import open_loggers
+from dic3l.loggers import Logger, open_loggers
 from dic3l.method import DIC3L, Losses
 
 _LINE_SECONDS = 10.0
@@ -49,6 +49,8 @@ _NAMES = {
     "points_per_image": "points_per_image",
 }
 """fields of `Losses` -> names in metrics.jsonl"""
+_COLUMNS = [_NAMES[name] for name in Losses._fields] + ["gradient_norm"]
+"""of what is known of a step"""
 COLLAPSED_STD, _COLLAPSED_LINES = 0.1, 3
 """feature_std below which so many lines in a row are called a collapse"""
 _GRACE = 0.05
@@ -56,19 +58,20 @@ _GRACE = 0.05
 
 
 class Window:
-    """The losses of each step since the last line, kept on the device so that no step waits for it."""
+    """Losses and gradient of each step since the last line, kept on the device so that no step waits for it."""
 
     def __init__(self, rows: Tensor | None = None) -> None:
-        """rows: float (steps, 9), of a checkpoint."""
+        """rows: float (steps, 10), of a checkpoint."""
         self._rows = [] if rows is None else list(rows)
 
-    def add(self, losses: Losses) -> None:
-        self._rows.append(torch.stack(list(losses)))
+    def add(self, losses: Losses, gradient: Tensor) -> None:
+        """gradient: its length, a scalar."""
+        self._rows.append(torch.stack([*losses, gradient.to(losses.total.dtype)]))
 
     def mean_over_ranks(self) -> Tensor:
-        """float (steps, 9) on the CPU, the same on all ranks. All ranks call it together; waits for the device."""
+        """float (steps, 10) on the CPU, the same on all ranks. All ranks call it together; waits for the device."""
         if not self._rows:
-            return torch.zeros(0, len(_NAMES))
+            return torch.zeros(0, len(_COLUMNS))
         device = self._rows[-1].device  # rows of a checkpoint come from the CPU
         rows = torch.stack([row.to(device) for row in self._rows])
         return (distributed.all_reduce(rows) / distributed.world()).cpu()
@@ -78,8 +81,8 @@ class Window:
 
 
 def window_means(rows: Tensor) -> dict[str, float]:
-    """Means over steps of a window (steps, 9), by the names of metrics.jsonl."""
-    return dict(zip((_NAMES[field] for field in Losses._fields), rows.double().mean(0).tolist(), strict=True))
+    """Means over steps of a window (steps, 10), by the names of metrics.jsonl."""
+    return dict(zip(_COLUMNS, rows.double().mean(0).tolist(), strict=True))
 
 
 def feature_std(features: Tensor) -> float:
@@ -197,8 +200,7 @@ class Monitor:
         if self._speaks:
             self._file.close()
             self._board.close()
-            for logger in self._loggers:
-                logger.close()
+            self._tell(lambda logger: logger.close(finished=kind is None))
 
     def say(self, text: str) -> None:
         """A line for the person who watches."""
@@ -212,7 +214,8 @@ class Monitor:
         """A line of metrics after `done` steps."""
         if not self._speaks:
             return
-        record = {"step": done, "epoch": round(epoch, 4), **{name: _rounded(value) for name, value in values.items()}}
+        told = {name: _rounded(value) for name, value in values.items()}
+        record = {"step": done, "total": self._total, "epoch": round(epoch, 4), **told}
         times = {name: round(value, 4) for name, value in timing.items()}
         try:
             self._file.write(json.dumps({**record, "time": times}) + "\n")
@@ -223,8 +226,7 @@ class Monitor:
         scalars = {_tag(name): value for name, value in {**values, **times, "epoch": epoch}.items()}
         for tag, value in scalars.items():
             self._board.add_scalar(tag, value, done)
-        for logger in self._loggers:
-            logger.log(scalars, done)
+        self._tell(lambda logger: logger.log(scalars, done))
         self._lines = [*self._lines, values][-_COLLAPSED_LINES:]
         self._alarm(done)
         told = (
@@ -238,6 +240,16 @@ class Monitor:
             self._last_line = now
             left = (now - self._began) / (done - self._start) * (self._total - done)
             self.say(f"step {done}/{self._total}  {told}  {duration(left)} left")
+
+    def _tell(self, say: Callable[[Logger], None]) -> None:
+        """Say something to each tracker; one that fails is left out from then on: no run ends for it."""
+        for logger in list(self._loggers):
+            try:
+                say(logger)
+            except Exception as error:
+                self._loggers.remove(logger)
+                first = (str(error).splitlines() or [""])[0]
+                self.say(f"note: {type(logger).__name__} failed ({type(error).__name__}: {first}) and is told no more")
 
     def _alarm(self, done: int) -> None:
         """Say once that the features have collapsed, and once that they have not any more."""

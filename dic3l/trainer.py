@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from zlib import crc32
 
 import torch
 
@@ -97,9 +98,16 @@ def train(
         config.train.log_every,
         config.train.checkpoint_every,
     )
-    stream = Stream(tiles, config, rank, world)
+    stream, resumed = distributed.together(
+        lambda: (Stream(tiles, config, rank, world), open_run(run, config, corpus, resume, allow_corpus_change)), device
+    )
     total, peak = total_steps(config, len(tiles)), peak_rate(config)
-    resumed = open_run(run, config, corpus, resume, allow_corpus_change)
+    beginning = torch.tensor([resumed.step if resumed else 0, total, crc32(corpus.digest.encode())], device=device)
+    if distributed.differs(beginning.double()):
+        raise JointError(
+            f"{run}: processes see different checkpoints or corpora (the first: step {resumed.step if resumed else 0}, "
+            f"corpus {corpus.digest[:12]}); expected one --out and one corpus on a disk that all machines share"
+        )
     method, query, optimiser = networks(config, resumed, device, len(tiles))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
     window = Window(resumed.window if resumed else None)
@@ -129,7 +137,7 @@ def train(
                 waited += time.monotonic() - asked
                 lr = learning_rate(step, total, peak, config.optim.warmup_steps)
                 result = training_step(method, query, batch.to(device), optimiser, lr, autocast)
-                window.add(result.losses)
+                window.add(result.losses, result.gradient)
                 done = step + 1
                 monitor.step(done)
 
@@ -141,7 +149,8 @@ def train(
                 rows = window.mean_over_ranks()
                 _refuse_nonfinite(rows, done, stream, run)
                 stopping = _anywhere(bool(stop), device)
-                if _anywhere(writer.failed(), device):
+                # before a save, the file before it is awaited here, where all ranks hear of its failure together
+                if _anywhere(writer.failed(wait=saving or stopping), device):
                     writer.wait()  # the first rank raises why
                     raise JointError("the first process could not write a checkpoint")
                 if logging:
@@ -273,17 +282,20 @@ def _opening(
 
 
 def _refuse_nonfinite(rows: torch.Tensor, done: int, stream: Stream, run: Path) -> None:
-    """rows: losses of the last steps, (steps, 9). DivergenceError where one is not finite, with its batch's tiles."""
+    """rows: losses and gradient of the last steps, (steps, 10). DivergenceError where one is not finite, with the tiles
+    of its batch. No checkpoint holds what came of it: all of them are written after this."""
     bad = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
     if not bad:
         return
     step = done - len(rows) + bad[0]
     keys = [stream.tiles.keys[index] for index in stream.plan(step)[0]]
+    told = window_means(rows[bad[0]][None])
     if distributed.rank() == 0:
-        content = {"step": step, "losses": [str(value) for value in rows[bad[0]].tolist()], "tiles": keys}
+        content = {"step": step, **{name: str(value) for name, value in told.items()}, "tiles": keys}
         write_text(run / "diverged.json", json.dumps(content, indent=2) + "\n")
     raise DivergenceError(
-        f"step {step}: the loss is {rows[bad[0], 0].item()}; tiles of the batch: {', '.join(keys[:_KEYS_TOLD])}, ... "
+        f"step {step}: the loss is {told['loss']:.4g}, its gradient's length {told['gradient_norm']:.4g}; tiles of "
+        f"the batch: {', '.join(keys[:_KEYS_TOLD])}, ... "
         f"(all in {run / 'diverged.json'}); the last checkpoint is from before: look at those tiles, or start anew "
         "with a lower --lr or --precision fp32"
     )

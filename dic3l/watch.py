@@ -17,7 +17,6 @@ from dic3l.checkpoint import checkpoints
 from dic3l.config import Config, from_toml
 from dic3l.errors import Dic3lError
 from dic3l.monitor import collapsed
-from dic3l.optim import total_steps
 from dic3l.picture import DPI, check_picture, save
 
 _LATE, _LATE_SECONDS = 5.0, 60.0
@@ -95,8 +94,7 @@ def status(run: Path, now: float | None = None) -> Status:
     if not rows:
         return Status(str(run), "no line yet", 0, None, checkpoint, silent, None, {}, [])
     last = rows[-1]
-    batch, step = config.train.batch_size, int(last["step"])
-    total = total_steps(config, round(step * batch / last["epoch"]))
+    batch, step, total = config.train.batch_size, int(last["step"]), int(last.get("total", config.train.steps))
     a_step = batch / max(last["tiles_per_s"], 1e-9)
     if step >= total:
         state = "finished"

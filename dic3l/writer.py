@@ -34,9 +34,10 @@ class CheckpointWriter:
         copied = Checkpoint(**{field.name: _copy(getattr(checkpoint, field.name)) for field in fields(checkpoint)})
         self._pending = self._pool.submit(save, self._run, copied, self._config.keep, self._config.keep_every)
 
-    def failed(self) -> bool:
-        """Whether the newest file could not be written. Does not wait."""
-        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
+    def failed(self, wait: bool = False) -> bool:
+        """Whether the newest file could not be written, as far as that is known. wait: until it is."""
+        pending = self._pending
+        return pending is not None and (wait or pending.done()) and pending.exception() is not None
 
     def wait(self) -> None:
         """Until the newest file is written. Raises CheckpointError where that failed."""

@@ -37,7 +37,7 @@ def checkpoint(step: int, config: Config = CONFIG) -> Checkpoint:
         corpus=dict(vars(CORPUS)),
         method={"weight": torch.arange(6.0).view(2, 3), "queue._extra_state": {"pointer": 3, "enqueued": 9}},
         optimiser={"state": {}, "param_groups": []},
-        window=torch.rand(4, 9),
+        window=torch.rand(4, 10),
         versions=versions(),
     )
 

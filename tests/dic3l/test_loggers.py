@@ -32,20 +32,33 @@ def test_what_is_not_installed_is_refused_by_name(monkeypatch):
 def test_wandb_is_told_settings_steps_and_that_a_run_goes_on(tmp_path, monkeypatch):
     calls: list[Any] = []
     run = types.SimpleNamespace(
-        log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("finished")
+        log=lambda values, step: calls.append((step, values)), finish=lambda exit_code: calls.append(exit_code)
     )
     fake: Any = types.ModuleType("wandb")
     fake.init = lambda **named: (calls.append(named), run)[1]
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr(loggers, "find_spec", lambda name: True)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: types.SimpleNamespace(origin="wandb/__init__.py"))
     for _ in range(2):
         (logger,) = open_loggers(config("wandb, wandb"), tmp_path / "run")
         logger.log({"loss/loss": 1.5}, 10)
-        logger.close()
+        logger.close(finished=True)
     first, second = calls[0], calls[3]
     assert first["id"] == second["id"] and first["resume"] == "allow" and first["name"] == "run"
     assert first["config"]["train.batch_size"] == 64
-    assert calls[1:3] == [(10, {"loss/loss": 1.5}), "finished"]
+    assert calls[1:3] == [(10, {"loss/loss": 1.5}), 0]
+    (logger,) = open_loggers(config("wandb"), tmp_path / "run")
+    logger.close(finished=False)
+    assert calls[-1] == 1
+
+
+def test_a_folder_of_its_name_is_not_a_package(tmp_path, monkeypatch):
+    (tmp_path / "wandb").mkdir()  # where wandb has run
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    if (found := find_spec("wandb")) is not None and found.origin is not None:
+        pytest.skip("wandb is installed")
+    with pytest.raises(ConfigError, match="wandb is not installed"):
+        check_loggers(["wandb"])
 
 
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow is not installed")
@@ -57,7 +70,7 @@ def test_mlflow_itself_holds_one_run_of_a_folder(tmp_path, monkeypatch):
     for step in (10, 20):  # twice: the run goes on
         (logger,) = open_loggers(config("mlflow"), tmp_path / "run")
         logger.log({"loss/loss": float(step)}, step)
-        logger.close()
+        logger.close(finished=step == 20)
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("dic3l")
     (run,) = client.search_runs([experiment.experiment_id])

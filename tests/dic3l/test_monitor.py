@@ -97,24 +97,46 @@ def losses(value: float) -> Losses:
 def test_a_window_that_was_saved_goes_on_as_if_it_had_not_been():
     whole, first = Window(), Window()
     for step in range(5):
-        whole.add(losses(0.1 * step))
+        whole.add(losses(0.1 * step), torch.tensor(2.0 + step))
     for step in range(2):
-        first.add(losses(0.1 * step))
+        first.add(losses(0.1 * step), torch.tensor(2.0 + step))
     second = Window(first.mean_over_ranks())
     for step in range(2, 5):
-        second.add(losses(0.1 * step))
+        second.add(losses(0.1 * step), torch.tensor(2.0 + step))
     assert second.mean_over_ranks().equal(whole.mean_over_ranks())
-    assert Window().mean_over_ranks().shape == (0, 9)
+    assert Window().mean_over_ranks().shape == (0, 10)
 
 
 def test_means_have_the_names_of_the_metrics():
     window = Window()
-    window.add(losses(1))
-    window.add(losses(3))
+    window.add(losses(1), torch.tensor(4.0))
+    window.add(losses(3), torch.tensor(8.0))
     means = window_means(window.mean_over_ranks())
     assert means["loss"] == 2 and means["loss_global"] == 3 and means["boxes_per_image"] == 9
     names = "loss loss_global loss_contour loss_instances top1_global top5_global top1_contour boxes_per_image"
-    assert list(means) == [*names.split(), "points_per_image"]
+    assert list(means) == [*names.split(), "points_per_image", "gradient_norm"] and means["gradient_norm"] == 6
+
+
+def test_a_tracker_that_fails_is_left_out_and_ends_no_run(tmp_path, capsys, monkeypatch):
+    class Failing:
+        calls = 0
+
+        def log(self, values, step):
+            Failing.calls += 1
+            raise ConnectionError("no route\nto host")
+
+        def close(self, finished):
+            raise AssertionError("it is told no more")
+
+    monkeypatch.setattr("dic3l.monitor.open_loggers", lambda config, run: [Failing()])
+    with Monitor(tmp_path, 0, 20, CONFIG) as monitor:
+        monitor.log(10, 1.0, VALUES, TIMING)
+        monitor.log(20, 2.0, VALUES, TIMING)
+    assert Failing.calls == 1 and len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if "note" in line] == [
+        "note: Failing failed (ConnectionError: no route) and is told no more"
+    ]
 
 
 def test_metrics_are_lines_of_json_with_the_clock_apart(tmp_path: Path):

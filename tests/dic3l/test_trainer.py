@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from dic3l import config as settings
 from dic3l import distributed, trainer
 from dic3l.checkpoint import CorpusFacts, checkpoints, find, load
 from dic3l.config import Config, from_toml
-from dic3l.errors import CheckpointError, ConfigError
+from dic3l.errors import CheckpointError, ConfigError, Dic3lError
 from dic3l.knn import scene_probe
 from dic3l.trainer import DivergenceError, Outcome, choose_precision, train
 from dic3l.watch import status
@@ -209,13 +211,80 @@ def test_a_loss_that_is_no_number_stops_with_the_tiles_and_leaves_the_last_check
         return replace(result, losses=bad) if len(calls) == 7 else result
 
     monkeypatch.setattr(trainer, "training_step", diverging)
-    with pytest.raises(DivergenceError, match="step 6: the loss is nan; tiles of the batch: tile-") as caught:
+    with pytest.raises(
+        DivergenceError, match=r"step 6: the loss is nan, its gradient's length [\d.]+; tiles of the batch: tile-"
+    ) as caught:
         run_tiny(tmp_path)
     assert "\n" not in str(caught.value)
     told = json.loads((tmp_path / "diverged.json").read_text())
     stream = trainer.Stream(FakeTiles(), tiny())
     assert told["tiles"] == [stream.tiles.keys[index] for index in stream.plan(6)[0]]
     assert [number for number, _ in checkpoints(tmp_path)] == [4]  # none with weights that are no numbers
+
+
+@pytest.mark.parametrize("bad", [3, 9])
+def test_weights_of_a_gradient_that_is_no_number_are_in_no_checkpoint(tmp_path, monkeypatch, bad):
+    """Step 3 is the last before a checkpoint, step 9 the last of all: no later loss tells of either."""
+    calls = []
+
+    def overflow(gradient):
+        calls.append(1)
+        return gradient * float("inf") if len(calls) == bad + 1 else gradient
+
+    networks = trainer.networks
+
+    def hooked(*arguments):
+        method, query, optimiser = networks(*arguments)
+        method.query.global_head[0].weight.register_hook(overflow)
+        return method, query, optimiser
+
+    monkeypatch.setattr(trainer, "networks", hooked)
+    with pytest.raises(DivergenceError, match=f"step {bad}: the loss is [\\d.]+, its gradient's length (inf|nan)"):
+        run_tiny(tmp_path, train__steps=10, train__checkpoint_every=4)
+    saved = [number for number, _ in checkpoints(tmp_path)]
+    assert saved == [step for step in (4, 8) if step <= bad]
+    for _, path in checkpoints(tmp_path):
+        assert all(v.isfinite().all() for v in load(path).method.values() if isinstance(v, torch.Tensor))
+
+
+def begin_apart(rank: int, folder: Path) -> None:
+    """As of two machines whose --out is a folder of each one's own, of which one holds a checkpoint."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        run_tiny(folder / f"machine-{rank}", train__steps=8, train__checkpoint_every=4)
+    except Dic3lError as error:
+        (folder / f"told-{rank}.txt").write_text(str(error))
+    dist.destroy_process_group()
+
+
+def test_processes_that_see_different_checkpoints_stop_with_a_sentence(tmp_path):
+    run_tiny(tmp_path / "machine-0", train__steps=4, train__checkpoint_every=4)
+    shutil.copytree(tmp_path / "machine-0", tmp_path / "machine-1")
+    for path in (tmp_path / "machine-1" / "checkpoints").glob("*"):
+        path.unlink()
+    mp.spawn(begin_apart, (tmp_path,), nprocs=2)  # type: ignore[attr-defined]
+    for rank in range(2):
+        assert "processes see different checkpoints" in (tmp_path / f"told-{rank}.txt").read_text()
+
+
+def refuse_on_one(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    out = folder / "run"
+    if rank == 1:
+        (folder / "file").write_text("")
+        out = folder / "file"  # no folder: this process alone cannot begin
+    try:
+        run_tiny(out, train__steps=2)
+    except Dic3lError as error:
+        (folder / f"told-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+    dist.destroy_process_group()
+
+
+def test_a_process_that_cannot_begin_stops_the_others(tmp_path):
+    mp.spawn(refuse_on_one, (tmp_path,), nprocs=2)  # type: ignore[attr-defined]
+    told = [(tmp_path / f"told-{rank}.txt").read_text() for rank in range(2)]
+    assert told[0].startswith("JointError: process 1 of 2 cannot begin")
+    assert told[1].startswith("CheckpointError") and "is a file" in told[1]
 
 
 def test_bf16_and_fp64_train_too(tmp_path):
