@@ -134,6 +134,8 @@ def together(action: Callable[[], T], device: torch.device) -> T:
 
     All ranks call it together; without it the others would wait for a peer that is gone.
     """
+    if not dist.is_initialized():
+        return action()
     value, error = None, None
     try:
         value = action()

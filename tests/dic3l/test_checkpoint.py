@@ -104,7 +104,7 @@ def test_other_files_of_torch_and_other_formats_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="expected a checkpoint of `dic3l pretrain`"):
         load(path)
     torch.save({"format": 99, "method": {}}, path)
-    with pytest.raises(CheckpointError, match="checkpoint format 99, this dic3l reads 2"):
+    with pytest.raises(CheckpointError, match="checkpoint format 99, this dic3l reads 3"):
         load(path)
 
 

@@ -145,7 +145,7 @@ def test_metrics_are_lines_of_json_with_the_clock_apart(tmp_path: Path):
         monitor.log(10, 1.25, VALUES, TIMING)
     record = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert record.pop("time") == {"tiles_per_s": 123.4568, "data_wait": 0.01}
-    assert record == {"step": 10, "epoch": 1.25, **VALUES, "loss": 5.123457}
+    assert record == {"step": 10, "total": 20, "epoch": 1.25, **VALUES, "loss": 5.123457}
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
