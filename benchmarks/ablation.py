@@ -1,11 +1,12 @@
 """What each part of DIC3L, and each change of preset `sarsense`, brings at small scale.
 
-    python -m benchmarks.ablation OUT            an hour: simulated tiles, all rows; real tiles, the main rows; 3 seeds
+    python -m benchmarks.ablation OUT            an hour on two idle cores: three tables, 3 seeds
     python -m benchmarks.ablation OUT --quick    eight minutes on two cores: one seed, a few steps
 
 ResNet-18 from random weights. Every run of a data set sees the same tiles in the same number of steps; a seed sets the
-weights, the order, the views and the split of the probe. Rows from `+ single stem` on add one change each to the row
-above, in the order in which the issue names them; the last is the preset. Interrupted, the same command goes on: runs
+weights, the order, the views and the split of the probe. The first two tables, of simulated and of real tiles, compare
+the parts of the method, and preset `sarsense`; the third, of simulated tiles, adds one change of the preset after the
+other to the published settings. Interrupted, the same command goes on: runs
 that are finished are not run again. Tables: OUT/ablation.md. The simulated scenes of the probe are those of the
 pre-training (their labels are not); real: OMBRIA, places of the probe split in blocks, 8-bit pictures of unknown looks,
 on which the views that know speckle do nothing.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def main() -> None:
                 print(f"{data.name}: {name}, seed {seed}", flush=True)
                 pretrain(data.corpus, run, config)
         result = evaluate(
-            list(weights), data.labels, data.corpus.parent / "scores", data.layout, "resnet18", seeds,
+            list(weights), data.labels, data.corpus.parent / f"scores-{len(data.rows)}", data.layout, "resnet18", seeds,
             corpus=data.corpus if data.layout == "folder" else None, pixels=5_000, progress=print,
         )  # fmt: skip
         tables.append(table(data, result, weights, steps, seeds))
@@ -117,20 +118,22 @@ def main() -> None:
 def data_sets(out: Path, quick: bool) -> list[DataSet]:
     """Corpora, built where they are not there yet."""
     rows = all_rows()
+    parts = [*list(rows)[:4], STEPS[-1][0]]
     made = out / "simulated"
     if not (made / "truth.json").is_file():
         simulate(made, scenes=4 if quick else 14, size=1024, looks=4.0, seed=5)
-    found = [DataSet("simulated", made / "corpus", made, "folder", rows)]
-    build([str(made / "scenes")], found[0].corpus, BuildConfig(tile_size=128, content="both"), workers=0)
+    simulated = DataSet("simulated", made / "corpus", made, "folder", {name: rows[name] for name in parts})
+    found = [simulated]
+    build([str(made / "scenes")], simulated.corpus, BuildConfig(tile_size=128, content="both"), workers=0)
     if REAL.is_dir():
         real = out / "ombria" / "corpus"
         sources = [str(REAL / "**" / part) for part in ("BEFORE", "AFTER")]
         build(sources, real, BuildConfig(tile_size=256, val_share=0.0, allow_unplaced=True, content="both"), workers=0)
-        main_rows = {name: rows[name] for name in list(rows)[:3]} | {"sarsense": rows[STEPS[-1][0]]}
-        found.append(DataSet("OMBRIA (real)", real, REAL, "ombria", main_rows))
+        found.append(DataSet("OMBRIA (real)", real, REAL, "ombria", simulated.rows))
     else:
         print(f"no real tiles: {REAL} is not there")
-    return found
+    changes = {name: value for name, value in rows.items() if name not in parts[1:4]}
+    return [*found, replace(simulated, name="simulated, each change", rows=changes)]
 
 
 def table(data: DataSet, result: dict[str, Any], weights: dict[str, str], steps: int, seeds: int) -> str:
