@@ -8,8 +8,7 @@ code 1; wrong usage ends with 2, a strict build that refused a scene with 3, Ctr
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +56,7 @@ _NORMALIZATION_HELP = (
 )
 _MULTILOOK_HELP = "Looks of single-look complex rasters, as 1x4 (azimuth x range); auto: pixels about square."
 _SPACING_HELP = "Resample all scenes, on power, to pixels of this many metres; default: each scene's own grid."
+_DEDUP_HELP = "Duplicates that are looked for: exact, geographic, speckle, perceptual, with commas; none: none of them."
 _UNIT_HELP = "How values are stored: power, amplitude, db or dn (digital numbers, uncalibrated); of all sources."
 
 
@@ -75,6 +75,11 @@ class _Normalization(StrEnum):
     group = "group"
     scene = "scene"
     fixed = "fixed"
+
+
+class _Near(StrEnum):
+    drop = "drop"
+    mark = "mark"
 
 
 class _Split(StrEnum):
@@ -155,7 +160,9 @@ def _scan(
     if as_json:
         _print_json(rows)
     else:
-        _print_scan(rows)
+        from pipelines.messages import scan_lines
+
+        _say(scan_lines(rows))
     if strict and any(row["status"] == "refused" for row in rows):
         raise typer.Exit(3)
 
@@ -186,6 +193,30 @@ def _build(
     min_valid: Annotated[float, typer.Option(help="Smallest share of valid pixels of a tile.")] = _BUILD.min_valid,
     val_share: Annotated[float, typer.Option(help="Share of the ground that goes to val.")] = _BUILD.val_share,
     cell_km: Annotated[float, typer.Option(help="Side of the ground cells split as a whole.")] = _BUILD.cell_km,
+    guard_km: Annotated[
+        float | None, typer.Option(help="Kilometres between train and val tiles; default: a fiftieth of --cell-km.")
+    ] = None,
+    val_sensors: Annotated[str, typer.Option(help="Instead of cells: val is what these sensors saw; commas.")] = "",
+    val_region: Annotated[Path | None, typer.Option(help="Instead of cells: val lies in this GeoJSON's areas.")] = None,
+    val_scenes: Annotated[
+        Path | None,
+        typer.Option(help="Instead of cells: val are the scenes of this text file, a name or pattern a line."),
+    ] = None,
+    dedup: Annotated[str, typer.Option(help=_DEDUP_HELP)] = ",".join(_BUILD.dedup),
+    overlap: Annotated[
+        float, typer.Option(help="Share of a tile's ground that its acquisition has twice, from which it is left out.")
+    ] = _BUILD.overlap,
+    max_repeats: Annotated[
+        int | None, typer.Option(help="Observations of a place, in a polarisation, that stay; default: all.")
+    ] = None,
+    max_flat: Annotated[float, typer.Option(help="Largest share of flat tiles: open sea, desert.")] = _BUILD.max_flat,
+    exclude_near: Annotated[
+        Path | None, typer.Option(help="GeoJSON of the ground of evaluation sets: tiles near it are left out.")
+    ] = None,
+    distance: Annotated[str, typer.Option(help="How near: 2km, 500m.")] = f"{_BUILD.distance_km:g}km",
+    near_evaluation: Annotated[
+        _Near, typer.Option(help="drop: leave such tiles out; mark: keep them, told by their column near_evaluation.")
+    ] = _Near.drop,
     shard_mib: Annotated[int, typer.Option(help="Size of a shard, at most, in MiB.")] = _BUILD.shard_mib,
     seed: Annotated[int, typer.Option(help="Of the splits and of the order of tiles.")] = _BUILD.seed,
     workers: Annotated[
@@ -193,12 +224,26 @@ def _build(
         typer.Option(min=0, help="Worker processes of the Dask LocalCluster; 0: this process; default: cores."),
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use, tcp://host:port.")] = None,
+    reshard: Annotated[
+        bool, typer.Option("--reshard", help="Make all of a finished corpus anew, with the dB ranges that it has.")
+    ] = False,
+    refresh_stats: Annotated[
+        bool, typer.Option("--refresh-stats", help="Make all of a finished corpus anew, its dB ranges too.")
+    ] = False,
     strict: Annotated[bool, typer.Option(help="Exit with 3 when a raster was refused.")] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Build a corpus of tiles from SAR rasters. Run it again after an interruption: it goes on."""
+    """Build a corpus of tiles from SAR rasters. Run it again after an interruption: it goes on; with more sources: it
+    grows, and every shard stays as it is."""
     from pipelines.build import build
     from pipelines.cluster import default_workers
+    from pipelines.companions import CompanionFiles
+    from sarsense.corpus import open_corpus
+    from sarsense.dedup.leakage import parse_distance
+    from sarsense.report.datasheet import write_datasheet
+
+    if reshard and refresh_stats:
+        raise typer.BadParameter("it includes --reshard: leave that out", param_hint="--refresh-stats")
 
     config = _build_config(
         name=name,
@@ -218,22 +263,36 @@ def _build(
         min_valid=min_valid,
         val_share=val_share,
         cell_km=cell_km,
+        guard_km=guard_km,
+        val_sensors=tuple(word.strip() for word in val_sensors.split(",") if word.strip()),
+        dedup=() if dedup == "none" else tuple(word.lower() for word in _words(dedup)),
+        overlap=overlap,
+        max_repeats=max_repeats,
+        max_flat=max_flat,
+        distance_km=parse_distance(distance),
+        near_evaluation=near_evaluation.value,
         shard_mib=shard_mib,
         seed=seed,
     )
+    anew = "stats" if refresh_stats else "shards" if reshard else None
+    companions = CompanionFiles(val_region, val_scenes, exclude_near)
     count = default_workers() if workers is None else workers
     try:
         with _StageProgress() as progress:
-            summary = build(sources, out, config, count, scheduler, progress, stats_from)
+            summary = build(sources, out, config, count, scheduler, progress, stats_from, companions, anew)
     except KeyboardInterrupt:
         typer.echo("stopped by SIGINT; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
+    if not summary.already_built or not (out / "README.md").exists():
+        write_datasheet(open_corpus(out))
     if as_json:
         from dataclasses import asdict
 
         _print_json(asdict(summary))
     else:
-        _print_build(summary)
+        from pipelines.messages import build_lines
+
+        _say(build_lines(summary))
     if strict and summary.scenes_refused:
         raise typer.Exit(3)
 
@@ -265,6 +324,68 @@ def _stats(
     _print_table(columns, [[_cell(row[name]) for name in columns] for row in rows])
     if plot is not None:
         typer.echo(str(plot))
+
+
+@sarsense_app.command("diff")
+def _diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a finished corpus.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another, or of a later state of the same.")],
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Say what changed from corpus A to B: tiles, splits, dB ranges, scenes, settings. Ends with 1 if anything did."""
+    from pipelines.messages import diff_lines
+    from sarsense.corpus import open_corpus
+    from sarsense.diff import compare
+
+    found = compare(open_corpus(a), open_corpus(b))
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _say(diff_lines(found))
+    if not found.nothing:
+        raise typer.Exit(1)
+
+
+@sarsense_app.command("merge")
+def _merge(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a finished corpus.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another, made with the same settings and ranges.")],
+    out: Annotated[Path, typer.Option(help="Folder of the corpus that holds the tiles of both: new or empty.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new corpus; default: that of one of them.")] = None,
+    corpus_version: Annotated[str, typer.Option(help="Your version of the new corpus.")] = _BUILD.version,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: this process.")] = 0,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Put the tiles of two corpora into one, without their duplicates. The order of A and B changes nothing."""
+    from pipelines.merge import merge
+    from pipelines.messages import merge_lines
+    from sarsense.report.datasheet import write_datasheet
+
+    with _StageProgress() as progress:
+        corpus, dropped = merge(a, b, out, name, corpus_version, workers, progress)
+    write_datasheet(corpus)
+    if as_json:
+        _print_json({"out": str(out), "digest": corpus.digest, "tiles": corpus.manifest["splits"], "left_out": dropped})
+    else:
+        _say(merge_lines(corpus, dropped))
+
+
+@sarsense_app.command("export")
+def _describe(
+    corpus: Annotated[Path, _CORPUS],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the descriptions; default: the corpus itself.")
+    ] = None,
+    croissant: Annotated[bool, typer.Option("--croissant", help="Croissant (MLCommons): croissant.json.")] = False,
+    stac: Annotated[bool, typer.Option("--stac", help="STAC: collection.json, and an item a scene.")] = False,
+) -> None:
+    """Describe a corpus for catalogues: Croissant, STAC."""
+    from sarsense.corpus import open_corpus
+    from sarsense.export import export
+
+    if not croissant and not stac:
+        raise typer.BadParameter("--croissant, --stac or both expected", param_hint="export")
+    _say(str(path) for path in export(open_corpus(corpus), out or corpus, croissant, stac))
 
 
 @shards_app.command("ls")
@@ -402,66 +523,9 @@ def _print_table(columns: Sequence[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
-def _print_scan(rows: list[dict[str, Any]]) -> None:
-    rasters = [row for row in rows if row["status"] != "sidecar"]
-    for row in rasters:
-        what = row["reason"] or "; ".join(
-            f"{pol}: {unit}, {quantity} ({evidence}; confidence {confidence:.2g})"
-            for pol, unit, quantity, evidence, confidence in zip(
-                *(row[name] for name in ("polarisations", "units", "quantities", "evidence", "confidence")), strict=True
-            )
-        )
-        facts = "" if row["reason"] else f"{row['product']}, {row['height']} x {row['width']}, {row['geometry']}; "
-        typer.echo(f"{row['status']:8} {row['path']}: {facts}{what}")
-        for note in row.get("notes") or []:
-            typer.echo(f"{'':8}   note: {note}")
-    usable = sum(row["status"] == "usable" for row in rows)
-    typer.echo(
-        f"{len(rows)} files: {usable} usable, {len(rasters) - usable} refused, {len(rows) - len(rasters)} not rasters"
-    )
-    from pipelines.entries import reason_kind
-
-    for reason, count in Counter(reason_kind(row["reason"]) for row in rasters if row["reason"]).most_common():
-        typer.echo(f"  {count} refused: {reason}")
-
-
-def _print_build(summary: Any) -> None:
-    already = " (already built; `sarsense shards verify` checks every byte)" if summary.already_built else ""
-    typer.echo(f"{summary.name}: {summary.out}{already}")
-    typer.echo(
-        f"  {summary.files} files: {summary.scenes_used} scenes used, {summary.scenes_duplicate} duplicates, "
-        f"{summary.scenes_refused} refused, {summary.sidecars} not rasters"
-    )
-    for reason, count in summary.reasons.items():
-        typer.echo(f"    {count} refused: {reason}")
-    splits = ", ".join(f"{count} {split}" for split, count in sorted(summary.tiles.items()))
-    left = ", ".join(f"{count} {why}" for why, count in summary.tiles_left_out.items() if count)
-    typer.echo(f"  {sum(summary.tiles.values())} tiles ({splits}){'; left out: ' + left if left else ''}")
-    if not summary.tiles.get("train"):
-        typer.echo("  warning: no tile is in train; another --seed, a smaller --cell-km or --val-share 0 changes that")
-    elif (note := _val_share_note(summary)) and not summary.already_built:
-        typer.echo(note)
-    typer.echo(f"  {summary.shards} shards, {summary.bytes / 2**20:.1f} MiB, in {summary.seconds:g} s")
-    typer.echo(f"  digest {summary.digest}")
-    if summary.scenes_refused:
-        typer.echo(f"  why each was refused: {summary.out}/scenes.parquet, or `sarsense scan`")
-    if summary.scenes_for_later:
-        typer.echo(
-            f"  {summary.scenes_for_later} of them may do better another time (not fetched, or changed meanwhile): "
-            f"remove {summary.out}/corpus.json, and the same command tries them again"
-        )
-
-
-def _val_share_note(summary: Any) -> str:
-    """A line where the splits came out far from what was asked for, as cells of few scenes do."""
-    total = sum(summary.tiles.values())
-    found, asked = summary.tiles.get("val", 0) / total, summary.val_share
-    if asked / 2 <= found <= 2 * asked:
-        return ""
-    return (
-        f"  note: {found:.0%} of the tiles are val, {asked:.0%} asked for: whole cells of the ground go to one side, "
-        "and few scenes touch few cells; a smaller --cell-km comes nearer"
-    )
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 class _StageProgress:

@@ -1,8 +1,9 @@
 """Which tile comes when, and how it becomes a batch: a plan, not the by-product of a shuffle buffer.
 
-Sample i of a run (batch element j of step t is i = t * B + j) is tile permutation(epoch)[i mod N] of epoch i // N. So
-epochs follow one another without a gap, every epoch shows every tile exactly once, a batch may straddle two epochs,
-and no tile is ever dropped. The batch of a step is a pure function of settings, corpus and step: the number of
+Sample i of a run (batch element j of step t is i = t * B + j) is tile permutation(epoch)[i mod N] of epoch i // N,
+tiles numbered by their identities, so that a corpus that was put into other shards is shown in the same order. So
+epochs follow one another without a gap, every epoch shows every tile exactly once, a batch may straddle two epochs, and
+no tile is ever dropped. The batch of a step is a pure function of settings, corpus and step: the number of
 processes decides who renders what, the number of threads how fast, neither what it is. To resume is to begin at
 another step.
 """
@@ -87,6 +88,7 @@ class Stream:
         cv2.setNumThreads(1)  # parallel over batches instead, which costs no synchronisation
         self.tiles, self.config, self.rank, self.world = tiles, config, rank, world
         self.tile_hw = (height, width)
+        self._by_identity = np.argsort(np.asarray(tiles.ids), kind="stable")
         self._orders: dict[int, np.ndarray] = {}
 
     def plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +105,7 @@ class Stream:
     def _order(self, epoch: int) -> np.ndarray:
         order = self._orders.get(epoch)
         if order is None:
-            order = permutation(self.config.train.seed, "epoch", epoch, len(self.tiles))
+            order = self._by_identity[permutation(self.config.train.seed, "epoch", epoch, len(self.tiles))]
             # threads that need it at once compute the same
             self._orders = {**dict(list(self._orders.items())[1 - _EPOCHS_KEPT :]), epoch: order}
         return order

@@ -1,4 +1,4 @@
-"""The graph of a corpus build: scan -> (prepare) -> measure -> cut -> dedup -> shard -> seal.
+"""The graph of a corpus build: scan -> (prepare) -> measure -> cut -> curate -> shard -> seal.
 
 Each stage is a set of independent tasks, one a scene or one a shard, whose results are files under `.build/`, named
 by what decides them: a build that was killed goes on where it stopped. Only the order of stages lives here;
@@ -10,17 +10,19 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.cluster import open_runner
-from pipelines.entries import BuildSummary, inputs_as_read, list_entries, nothing_usable, scene_row, summarise
-from pipelines.output import INPUTS, check_output, clean, finished, seal
-from pipelines.ranges import ranges_from, set_ranges
+from pipelines.companions import CompanionFiles, read_companions
+from pipelines.curate import curate
+from pipelines.entries import BuildSummary, list_entries, nothing_usable, scene_row, summarise
+from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
+from pipelines.output import check_output, clean, existing, next_folder, seal
+from pipelines.ranges import KnownRanges, known_ranges, ranges_from, set_ranges
 from pipelines.stages import (
     Progress,
     cut_all,
     drop_duplicate_scenes,
-    drop_duplicate_tiles,
     measure_all,
     note_unfiltered,
     prepare_all,
@@ -28,10 +30,12 @@ from pipelines.stages import (
     shard_all,
 )
 from sarsense.config import BuildConfig
+from sarsense.corpus import Corpus, open_corpus
 from sarsense.errors import SarsenseError
-from sarsense.files import write_json
 
-STAGES = ("scan", "prepare", "measure", "cut", "shard", "seal")
+STAGES = ("scan", "prepare", "measure", "cut", "compare", "shard", "seal")
+Anew = Literal["shards", "stats"]
+"""what is made anew of a finished corpus: its tiles and shards with the dB ranges that it has, or these too"""
 
 
 def scan(sources: list[str], config: BuildConfig, workers: int = 0) -> list[dict[str, Any]]:
@@ -56,43 +60,76 @@ def build(
     scheduler: str | None = None,
     progress: Progress | None = None,
     stats_from: Path | None = None,
+    companions: CompanionFiles | None = None,
+    anew: Anew | None = None,
 ) -> BuildSummary:
-    """Build a corpus in `out`. Bad scenes are recorded and left out; SarsenseError where nothing can be built.
+    """Build a corpus in `out`, or let the one that is there grow. Bad scenes are recorded and left out; SarsenseError
+    where nothing can be built.
 
-    `stats_from`: a corpus whose dB ranges are taken. The bytes depend on the sources' content, `config` and those
-    ranges alone, not on `workers`, on the order of arrival, or on how often the build was killed and run again.
+    `stats_from`: a corpus whose dB ranges are taken; `companions`: files that decide about splits and evaluation sets;
+    `anew`: make all of a finished corpus anew. The bytes depend on the sources' content, `config`, those files, and
+    what the corpus that grows holds, not on `workers`, on the order of arrival, or on how often the build was killed.
     """
     started = time.monotonic()
     progress = progress or _Silent()
     check_output(out)
     known = None if stats_from is None else ranges_from(stats_from, config)
+    recorded = None if known is None else known.to_json()
+    beside = read_companions(companions or CompanionFiles(), config)
+    base = existing(out, config, beside, recorded) if anew is None else None
+    if anew == "shards":
+        known, recorded = _own_ranges(out, known)
     entries = list_entries(sources, out)
+    if anew is not None:
+        refuse_missing(out, entries, anew)
     work = out / ".build"
-    if (done := finished(out, entries, config, known)) is not None:
-        clean(work)  # a build killed in its last moment leaves it
-        return summarise(done, entries, time.monotonic() - started, already_built=True)
+    if base is not None:
+        settle(base, entries)
+        if all(entry.settled for entry in entries):
+            clean(work)  # a build killed in its last moment leaves it
+            return summarise(base, entries, time.monotonic() - started, already_built=True)
+        if config.normalization == "group" and known is None:
+            known = known_ranges(base, closed=False)
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SarsenseError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    fresh = [entry for entry in entries if not entry.settled]
     with open_runner(workers, scheduler) as runner:
-        scan_all(entries, config, work, runner, progress)
-        prepare_all(entries, work, runner, progress)
-        measure_all(entries, work, runner, progress)
-        scene_duplicates = drop_duplicate_scenes(entries)
-        ranges = set_ranges(entries, config, known)
-        note_unfiltered(entries, config)
-        cut_all(entries, config, work, runner, progress)
-        tiles, tile_duplicates = drop_duplicate_tiles(entries)
-        if not tiles:
-            raise SarsenseError(nothing_usable(sources, entries))
-        shards = shard_all(tiles, out, config, work, runner, progress)
+        scan_all(fresh, config, work, runner, progress)
+        prepare_all(fresh, work, runner, progress)
+        measure_all(fresh, work, runner, progress)
+        if base is not None:
+            confirm(base, fresh)
+            fresh = [entry for entry in fresh if not entry.settled]
+            if not fresh:
+                remember_inputs(work, entries)
+                clean(work)
+                return summarise(base, entries, time.monotonic() - started, already_built=True)
+        scene_duplicates = drop_duplicate_scenes(fresh, settled_digests(base))
+        ranges = set_ranges(fresh, config, known)
+        note_unfiltered(fresh, config)
+        cut_all(fresh, config, work, runner, progress)
+        tiles, tile_duplicates = curate(fresh, config, beside, base, work, runner, progress)
+        if not tiles and base is None:
+            raise SarsenseError(nothing_usable(sources, fresh))
+        target = next_folder(out) if anew is not None and (out / "corpus.json").is_file() else out
+        shards = shard_all(tiles, target, config, work, runner, progress, base)
     progress.stage("seal", 1)
-    write_json(work / INPUTS, inputs_as_read(entries))
-    corpus = seal(out, entries, tiles, scene_duplicates + tile_duplicates, shards, ranges, config, known)
+    remember_inputs(work, entries)
+    duplicates = scene_duplicates + tile_duplicates
+    corpus = seal(out, fresh, tiles, duplicates, shards, ranges, config, recorded, beside, base)
     clean(work)
     progress.advance()
     return summarise(corpus, entries, time.monotonic() - started, already_built=False)
+
+
+def _own_ranges(out: Path, asked: KnownRanges | None) -> tuple[KnownRanges | None, dict[str, str] | None]:
+    """The dB ranges of the corpus in `out`, and whose they were; those asked for, where it is normalised otherwise."""
+    corpus: Corpus = open_corpus(out)
+    if asked is not None or corpus.manifest["config"]["normalization"] != "group":
+        return asked, None if asked is None else asked.to_json()
+    return known_ranges(corpus, closed=False), corpus.manifest["stats_from"]
 
 
 class _Silent:

@@ -14,11 +14,15 @@ import numpy as np
 import sarsense
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
+from sarsense.cut import scene_digest
 from sarsense.errors import CHANGED, NOT_FETCHED
 from sarsense.measure import BandMeasurement, Measurement
 from sarsense.scene import Band, Scene
 from sarsense.sidecars import Consulted
 from sarsense.sources import SourceFile, list_sources
+
+CURATED = ("guard", "near_evaluation", "duplicate")
+"""why a tile that was cut is not in the corpus"""
 
 
 @dataclass
@@ -42,9 +46,14 @@ class Entry:
     codes: Path | None = None
     stack: list[Entry] = field(default_factory=list, repr=False, compare=False)
     """whose bands are the channels of its tiles, in order, where it leads a stack"""
+    settled: bool = False
+    """whether the corpus that grows knows it already: nothing is done with it"""
+    claimed: bool = False
+    """whether the corpus knows a file of its name, and only content can tell if it is this one"""
     follows: bool = False
     """whether its bands are channels of another's tiles"""
-    duplicates: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    """its tiles that are not in the corpus for what else is there: guard, near_evaluation, duplicate"""
 
     def measured_bands(self) -> list[tuple[Band, BandMeasurement]]:
         """Its bands with what was measured of each; none before it was measured, or where it could not be."""
@@ -71,10 +80,10 @@ def list_entries(sources: list[str], out: Path | None) -> list[Entry]:
 def scene_row(entry: Entry) -> dict[str, Any]:
     row: dict[str, Any] = {
         "path": entry.file.relative,
+        "bytes": entry.stamp[0] if entry.stamp else None,
         "status": entry.status,
         "reason": entry.reason or None,
         "scene": entry.identity,
-        "tiles_duplicate": entry.duplicates,
     }
     scene, measured = entry.scene, entry.measurement
     if scene is not None:
@@ -101,15 +110,13 @@ def scene_row(entry: Entry) -> dict[str, Any]:
             "valid_fraction": float(np.mean([band.valid_fraction for band in measured.bands])),
             "content_hash": measured.content_hash,
         }
+    if scene is not None and measured is not None:
+        row["digest"] = scene_digest(scene, measured)
     if entry.cut is not None:
-        row |= {f"tiles_{name}": entry.cut[name] for name in ("no_data", "flat", "guard")}
-        row["tiles"] = len(entry.rows or []) - entry.duplicates
+        row |= {f"tiles_{name}": entry.cut[name] for name in ("no_data", "flat")}
+        row |= {f"tiles_{name}": entry.left_out[name] for name in CURATED}
+        row["tiles"] = len(entry.rows or []) - entry.left_out.total()
     return row
-
-
-def inputs_digest(entries: list[Entry]) -> str:
-    """Names and sizes of the files: tells whether a finished corpus is that of these sources."""
-    return identity_hash([[e.file.relative, e.stamp[:1]] for e in entries])
 
 
 def inputs_as_read(entries: list[Entry]) -> list[list[Any]]:
@@ -119,10 +126,10 @@ def inputs_as_read(entries: list[Entry]) -> list[list[Any]]:
 
 
 def left_out(entries: list[Entry]) -> dict[str, int]:
-    total: Counter[str] = Counter(no_data=0, flat=0, guard=0, duplicate=0)
+    total: Counter[str] = Counter(dict.fromkeys(("no_data", "flat", *CURATED), 0))
     for entry in entries:
         total.update(entry.cut or {})
-        total["duplicate"] += entry.duplicates
+        total.update(entry.left_out)
     return dict(total)
 
 
@@ -132,8 +139,6 @@ def why_no_tile(cut: dict[str, int], config: BuildConfig) -> str:
         parts.append(f"{cut['no_data']} with less than {config.min_valid:.0%} valid pixels (--min-valid)")
     if cut["flat"]:
         parts.append(f"{cut['flat']} with one value only")
-    if cut["guard"]:
-        parts.append(f"{cut['guard']} across the border of train and val cells (--cell-km, --val-share)")
     return f"no window makes a tile: {', '.join(parts)}"
 
 
@@ -155,8 +160,12 @@ class BuildSummary:
     """a reason without its particulars -> scenes refused for it"""
     tiles: dict[str, int]
     """split -> tiles"""
+    tiles_before: int
+    """in the corpus before it grew; 0: it is new"""
+    duplicates: dict[str, int]
+    """kind, as in duplicates.parquet -> tiles (of `exact scene`: scenes)"""
     tiles_left_out: dict[str, int]
-    """no_data, flat, guard, duplicate -> windows that are not in the corpus"""
+    """no_data, flat, guard, near_evaluation, duplicate -> windows that are not in the corpus"""
     shards: int
     bytes: int
     seconds: float
@@ -181,6 +190,8 @@ def summarise(corpus: Corpus, entries: list[Entry], seconds: float, already_buil
         scenes_for_later=reasons[NOT_FETCHED] + reasons[CHANGED],
         reasons=dict(reasons.most_common()),
         tiles=corpus.manifest["splits"],
+        tiles_before=corpus.manifest["growth"][-1]["tiles"] if corpus.manifest["growth"] else 0,
+        duplicates=dict(Counter(sorted(corpus.duplicates["kind"].to_pylist()))),
         tiles_left_out=corpus.manifest["tiles_left_out"],
         shards=len(corpus.shards),
         bytes=sum(shard.bytes for shard in corpus.shards),

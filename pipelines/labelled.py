@@ -113,7 +113,7 @@ def _channels(scenes: Sequence[Scene], measured: Sequence[Measurement], corpus: 
     for scene, measurement in zip(scenes, measured, strict=True):
         file = SourceFile(scene.path, scene.relative, True)
         entries.append(Entry(file, status="used", scene=scene, measurement=measurement))
-    known = None if corpus is None or config.normalization != "group" else known_ranges(corpus)
+    known = None if corpus is None or config.normalization != "group" else known_ranges(corpus, closed=True)
     set_ranges(entries, config, known)
     for entry in entries:
         if entry.status == "refused":

@@ -1,4 +1,9 @@
-"""The folder that a build writes into: is it free, is the corpus there already, what seals it."""
+"""The folder that a build writes into: is it free, which corpus is there already, what seals it.
+
+A finished corpus is never half-replaced: new tables and the new manifest are written to `.build/next/` whole, then
+moved in their places, the manifest last. A build that is killed while it moves them finds the mark that says so, and
+ends the move before anything else.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +15,37 @@ from pathlib import Path
 from typing import Any
 
 import sarsense
-from pipelines.entries import Entry, inputs_digest, left_out, scene_row
-from pipelines.ranges import KnownRanges, Ranges
+from pipelines.companions import Companions
+from pipelines.entries import Entry, left_out, scene_row
+from pipelines.growth import join
+from pipelines.ranges import Ranges
 from sarsense.codes import code_dtype
 from sarsense.config import BuildConfig
-from sarsense.corpus import Corpus, corpus_digest, open_corpus, write_manifest, write_tables
+from sarsense.corpus import (
+    TABLES,
+    Corpus,
+    corpus_digest,
+    duplicate_table,
+    open_corpus,
+    order_digest,
+    scene_table,
+    tile_table,
+    write_manifest,
+    write_tables,
+)
 from sarsense.errors import CorpusError, SarsenseError
-from sarsense.files import read_json
+from sarsense.files import read_json, write_json
 from sarsense.shards import Shard
-from sarsense.sidecars import still_holds
 
-INPUTS = "inputs.json"
+_NEXT, _MOVING = "next", "moving"
 
 
 def check_output(out: Path) -> None:
-    """A build writes into a new or empty folder, or goes on in one of its own."""
+    """A build writes into a new or empty folder, or goes on in one of its own; a move that was cut off is ended."""
     if out.exists() and not out.is_dir():
         raise SarsenseError(f"{out}: is a file; --out names a folder")
+    if (out / ".build" / _MOVING).exists():
+        _move(out)
     if not out.is_dir() or (out / ".build").is_dir() or (out / "corpus.json").is_file():
         return
     if any(out.iterdir()):
@@ -35,24 +54,30 @@ def check_output(out: Path) -> None:
         )
 
 
-def finished(out: Path, entries: list[Entry], config: BuildConfig, known: KnownRanges | None) -> Corpus | None:
-    """The corpus that is already there, when this very build made it; CorpusError when another one did."""
+def existing(
+    out: Path, config: BuildConfig, companions: Companions, stats_from: dict[str, str] | None
+) -> Corpus | None:
+    """The finished corpus in `out`, where these settings made it: it is whole, and can grow. None where there is none.
+
+    CorpusError where it was made with others, or where a shard is missing or of another size.
+    """
     if not (out / "corpus.json").is_file():
         return None
     corpus = open_corpus(out)
-    same_config = corpus.manifest["config"] == json.loads(json.dumps(asdict(config)))
-    same_config &= corpus.manifest["stats_from"] == (None if known is None else known.to_json())
-    if same_config and corpus.manifest["inputs"] == inputs_digest(entries):
-        _refuse_changed(out / ".build" / INPUTS, entries)
-        _refuse_damaged(corpus)
-        for entry, row in zip(entries, corpus.scenes.to_pylist(), strict=True):
-            entry.status, entry.reason = row["status"], row["reason"] or ""
-        return corpus
-    what = "other sources" if same_config else "other settings"
-    raise CorpusError(
-        f"{out}: holds the finished corpus '{corpus.name}' made from {what}; "
-        "choose another --out, or delete the folder first"
-    )
+    made, asked = corpus.manifest["config"], json.loads(json.dumps(asdict(config)))
+    other = [name for name in asked if name != "version" and made.get(name) != asked[name]]
+    other += ["stats_from"] * (corpus.manifest["stats_from"] != stats_from)
+    other += [name for name in companions.facts | corpus.manifest["companions"]
+              if companions.facts.get(name) != corpus.manifest["companions"].get(name)]  # fmt: skip
+    if other:
+        told = ", ".join(f"--{name.replace('_', '-')}" for name in other)
+        raise CorpusError(
+            f"{out}: holds the finished corpus '{corpus.name}' made with other settings ({told}); give those of "
+            "corpus.json, choose another --out, or say --reshard (its dB ranges) or --refresh-stats (new ones) to make "
+            "all of it anew"
+        )
+    _refuse_damaged(corpus)
+    return corpus
 
 
 def _refuse_damaged(corpus: Corpus) -> None:
@@ -67,57 +92,99 @@ def _refuse_damaged(corpus: Corpus) -> None:
             )
 
 
-def _refuse_changed(path: Path, entries: list[Entry]) -> None:
-    """CorpusError where a source is not what it was when the corpus was made, though its name and size are the same."""
-    if not path.is_file():  # removed with .build: names and sizes have to do
-        return
-    was = {name: (stamp, consulted) for name, stamp, consulted in read_json(path)}
-    for entry in entries:
-        if entry.file.path not in was:  # not a raster; or a copy of the sources, which has times of its own
-            continue
-        stamp, consulted = was[entry.file.path]
-        if stamp != entry.stamp or not still_holds(consulted):
-            raise CorpusError(
-                f"{entry.file.path}: it, or the metadata beside it, was changed since {path.parent.parent} was made of "
-                "it; choose another --out, or delete the folder first"
-            )
-
-
 def seal(
     out: Path,
     entries: list[Entry],
     tiles: list[dict[str, Any]],
-    duplicates: list[Any],
+    duplicates: list[dict[str, Any]],
     shards: list[Shard],
     ranges: Ranges,
     config: BuildConfig,
-    known: KnownRanges | None,
+    stats_from: dict[str, str] | None,
+    companions: Companions,
+    base: Corpus | None = None,
 ) -> Corpus:
-    """Write the tables, then corpus.json: from here on it is a corpus."""
-    rows = [{**tile, "footprint": bytes.fromhex(tile["footprint"]) if tile["footprint"] else None} for tile in tiles]
-    write_tables(out, rows, [scene_row(entry) for entry in entries], duplicates)
-    used = {channel["group"] for tile in tiles for channel in tile["channels"]}
+    """Write tables and corpus.json: from here on it is a corpus.
+
+    base: the corpus that grows: its rows, shards, ranges and counts stay, those given come behind them.
+    """
+    whole = join(base, tile_table(tiles), scene_table(map(scene_row, entries)), duplicate_table(duplicates))
+    told = list(zip(*(whole.tiles[name].to_pylist() for name in ("key", "split", "content_hash")), strict=True))
+    used = {name for row in whole.tiles["channels"].to_pylist() for name in {channel["group"] for channel in row}}
+    before = {} if base is None else base.manifest
+    counts = Counter(before.get("tiles_left_out", {}))
+    counts.update(left_out(entries))
+    all_shards = [*([] if base is None else base.shards), *shards]
     manifest = {
         "name": config.name,
         "version": config.version,
-        "digest": corpus_digest((t["key"], t["split"], t["content_hash"]) for t in tiles),
+        "digest": corpus_digest(told),
+        "order_digest": order_digest(told),
         "sarsense": sarsense.__version__,
         "config": asdict(config),
-        "inputs": inputs_digest(entries),
-        "stats_from": None if known is None else known.to_json(),
+        "companions": companions.facts,
+        "stats_from": stats_from,
         "tile_shape": list(config.tile_shape),
         "dtype": code_dtype(config.bits).name,
-        "groups": {name: bounds for name, bounds in ranges.groups.items() if name in used},
-        "statistics": {name: found for name, found in ranges.statistics.items() if name in used},
-        "splits": dict(Counter(tile["split"] for tile in tiles)),
-        "scenes": dict(Counter(entry.status for entry in entries)),
-        "tiles_left_out": left_out(entries),
+        "groups": {**{n: v for n, v in ranges.groups.items() if n in used}, **before.get("groups", {})},
+        "statistics": {**{n: v for n, v in ranges.statistics.items() if n in used}, **before.get("statistics", {})},
+        "splits": dict(Counter(split for _, split, _ in told)),
+        "scenes": dict(Counter(whole.scenes["status"].to_pylist())),
+        "tiles_left_out": dict(counts),
+        "growth": [] if base is None else [*base.manifest["growth"], _grown(base)],
+        "merged": before.get("merged", []),
     }
-    write_manifest(out, manifest, shards)
+    following = next_folder(out)
+    write_tables(following, whole.tiles, whole.scenes, whole.duplicates)
+    write_manifest(following, manifest, all_shards)
+    write_json(out / ".build" / _MOVING, {})
+    _move(out)
     return open_corpus(out)
+
+
+def next_folder(out: Path) -> Path:
+    """Where what is to replace a finished corpus, or a part of it, is written."""
+    return out / ".build" / _NEXT
+
+
+def _grown(base: Corpus) -> dict[str, Any]:
+    """What a corpus was before it grew."""
+    return {
+        "version": base.manifest["version"],
+        "digest": base.digest,
+        "order_digest": base.manifest["order_digest"],
+        "tiles": sum(base.manifest["splits"].values()),
+        "shards": len(base.shards),
+        "sarsense": base.manifest["sarsense"],
+    }
+
+
+def _move(out: Path) -> None:
+    """Put what lies in `.build/next` in its place; shards of a corpus that is made anew replace all old ones."""
+    following, mark = next_folder(out), out / ".build" / _MOVING
+    if (following / "corpus.json").exists():
+        anew = (following / "train").is_dir() or (following / "val").is_dir()
+        if anew:
+            (out / "corpus.json").unlink(missing_ok=True)
+            named = {shard["path"] for shard in read_json(following / "corpus.json")["shards"]}
+            for folder in ("train", "val"):
+                for path in sorted((out / folder).glob("*")):
+                    # one that was moved before a kill is named, and lies in `next` no more
+                    name = path.relative_to(out).as_posix()
+                    if name not in named or (following / name).exists():
+                        path.unlink()
+                for path in sorted((following / folder).glob("*")):
+                    (out / folder).mkdir(exist_ok=True)
+                    path.replace(out / folder / path.name)
+        for name in TABLES:
+            if (following / name).exists():
+                (following / name).replace(out / name)
+        (following / "corpus.json").replace(out / "corpus.json")
+    shutil.rmtree(following, ignore_errors=True)
+    mark.unlink(missing_ok=True)
 
 
 def clean(work: Path) -> None:
     """Remove what a finished corpus needs no more; what was scanned and measured stays."""
-    for name in ("prepare", "cut", "shard"):
+    for name in ("prepare", "cut", "shard", "pairs", _NEXT):
         shutil.rmtree(work / name, ignore_errors=True)

@@ -26,12 +26,14 @@ _MUCH = 0.01
 
 @dataclass(frozen=True)
 class KnownRanges:
-    """The dB ranges of the groups of a finished corpus, for `--stats-from`."""
+    """The dB ranges of the groups of a finished corpus."""
 
     corpus: str
     version: str
     digest: str
     groups: dict[str, GroupRange]
+    closed: bool
+    """scenes of other groups are refused (`--stats-from`); else their ranges are measured (a corpus that grows)"""
 
     def to_json(self) -> dict[str, str]:
         return {"corpus": self.corpus, "version": self.version, "digest": self.digest}
@@ -54,22 +56,22 @@ def ranges_from(path: Path, config: BuildConfig) -> KnownRanges:
             f"--stats-from: the ranges of its groups, --normalization {config.normalization} asks for others; "
             "leave one of the two out"
         )
-    return known_ranges(open_corpus(path))
+    return known_ranges(open_corpus(path), closed=True)
 
 
-def known_ranges(corpus: Corpus) -> KnownRanges:
+def known_ranges(corpus: Corpus, closed: bool) -> KnownRanges:
     """The ranges of the groups of a corpus; CorpusError where they have none."""
     if (kind := corpus.manifest["config"]["normalization"]) != "group":
         raise CorpusError(
             f"{corpus.root}: was built with --normalization {kind}, so it has no ranges of groups to take"
         )
     groups = {name: GroupRange(**bounds) for name, bounds in corpus.manifest["groups"].items()}
-    return KnownRanges(corpus.name, corpus.manifest["version"], corpus.digest, groups)
+    return KnownRanges(corpus.name, corpus.manifest["version"], corpus.digest, groups, closed)
 
 
 def set_ranges(entries: list[Entry], config: BuildConfig, known: KnownRanges | None) -> Ranges:
     """Give each used scene the ranges of its bands; refuse those that have none."""
-    if known is not None:
+    if known is not None and known.closed:
         _refuse(entries, lambda scene, band: _why_not_known(scene.group(band), known))
     if config.normalization == "fixed":
         _refuse(entries, lambda _, band: _why_not_fixed(band))
@@ -79,7 +81,11 @@ def set_ranges(entries: list[Entry], config: BuildConfig, known: KnownRanges | N
     for entry, scene in used:
         for band, measured in entry.measured_bands():
             pooled[scene.group(band)].append(measured.pooled(band))
-    ranges = group_ranges(pooled) if known is None else {name: known.groups[name] for name in pooled}
+    settled = {} if known is None else known.groups
+    there = {name: settled[name] for name in pooled if name in settled}
+    new = {name: bands for name, bands in pooled.items() if name not in settled}
+    measured = [bounds.speckle_std_db for name, bounds in settled.items() if not name.endswith("/display")]
+    ranges = {**there, **group_ranges(new, max(measured, default=0.0))}
     groups = {name: asdict(bounds) for name, bounds in ranges.items()}
     if config.normalization != "group":
         for name in groups:

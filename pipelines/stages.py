@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +19,9 @@ from pipelines.stacks import join_stacks, refuse_broken
 from pipelines.tasks import cut_task, measure_task, prepare_task, scan_task, shard_task
 from sarsense.codes import code_dtype, code_steps
 from sarsense.config import BuildConfig
-from sarsense.corpus import array_shape
+from sarsense.corpus import Corpus, array_shape
 from sarsense.cut import Channel, scene_digest, scene_id, why_not_despeckled
-from sarsense.dedup import duplicate_row, exact_duplicates
+from sarsense.dedup.exact import duplicate_row, exact_duplicates
 from sarsense.errors import SarsenseError
 from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement
@@ -39,7 +39,7 @@ class Progress(Protocol):
     def advance(self) -> None: ...
 
 
-def _run_stage(
+def run_stage(
     name: str,
     runner: Runner,
     progress: Progress,
@@ -93,7 +93,7 @@ def scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Runn
             if result.exists() and not still_holds(read_json(result)["consulted"]):
                 result.unlink()  # metadata beside it came, went or changed
             jobs.append((entry, result, (file.path, file.relative, file.stated, config)))
-    for entry, value in _run_stage("scan", runner, progress, scan_task, jobs):
+    for entry, value in run_stage("scan", runner, progress, scan_task, jobs):
         entry.scene = Scene.from_json(value["scene"])
     for entry, result, _ in jobs:
         if result.exists():
@@ -116,7 +116,7 @@ def prepare_all(entries: list[Entry], work: Path, runner: Runner, progress: Prog
         return
     for entry, _, _ in jobs:
         entry.scene = None  # unless it is prepared below
-    for entry, value in _run_stage("prepare", runner, progress, prepare_task, jobs):
+    for entry, value in run_stage("prepare", runner, progress, prepare_task, jobs):
         entry.scene = Scene.from_json(value["scene"])
 
 
@@ -126,20 +126,29 @@ def measure_all(entries: list[Entry], work: Path, runner: Runner, progress: Prog
         if entry.scene is not None:
             identity = [entry.scene.to_json(), entry.stamp, entry.consulted]
             jobs.append((entry, work / "measure" / f"{identity_hash(identity)}.json", (entry.scene, entry.stamps())))
-    for entry, value in _run_stage("measure", runner, progress, measure_task, jobs):
+    for entry, value in run_stage("measure", runner, progress, measure_task, jobs):
         assert entry.scene is not None
         entry.measurement = Measurement.from_json(value["measurement"])
         entry.identity = scene_id(entry.scene, entry.measurement)
         entry.status = "used"
 
 
-def drop_duplicate_scenes(entries: list[Entry]) -> list[Any]:
-    """Scenes with the same values at the same place: the smallest path is kept."""
+def drop_duplicate_scenes(entries: list[Entry], settled: Mapping[str, str]) -> list[Any]:
+    """Scenes with the same values at the same place: one that a corpus holds already is kept, else the smallest path.
+
+    settled: digest -> path of the scenes of the corpus that grows.
+    """
+    rows = []
+    for entry in entries:
+        if entry.status == "used" and entry.scene and entry.measurement:
+            original = settled.get(scene_digest(entry.scene, entry.measurement))
+            if original is not None:
+                entry.status, entry.reason = "duplicate", f"the same values as {original}"
+                rows.append(duplicate_row("exact scene", entry.file.relative, original))
     used = sorted((e for e in entries if e.status == "used"), key=lambda e: (e.file.relative, e.file.path))
     ranked = {f"{rank:09d}": entry for rank, entry in enumerate(used)}
     digests = {r: scene_digest(e.scene, e.measurement) for r, e in ranked.items() if e.scene and e.measurement}
     same = exact_duplicates(digests.items())
-    rows = []
     for dropped, kept in sorted(same.items()):
         entry, original = ranked[dropped], ranked[kept]
         entry.status, entry.reason = "duplicate", f"the same values as {original.file.relative}"
@@ -159,6 +168,10 @@ def note_unfiltered(entries: list[Entry], config: BuildConfig) -> None:
         entry.scene = replace(entry.scene, notes=(*entry.scene.notes, *told))
 
 
+_CUTS = "tile_size stride content normalization bits multilook spacing min_valid bands polarisations calibrate".split()
+"""settings that change tiles"""
+
+
 def cut_all(
     entries: list[Entry],
     config: BuildConfig,
@@ -166,8 +179,7 @@ def cut_all(
     runner: Runner,
     progress: Progress,
 ) -> None:
-    # what does not change a tile does not cut it again
-    decisive = asdict(replace(config, name="corpus", version="", shard_mib=1))
+    decisive = [getattr(config, name) for name in _CUTS]
     jobs = []
     for entry in entries:
         if entry.status == "used" and not entry.follows:
@@ -178,7 +190,7 @@ def cut_all(
             sources = [stamp for member in entry.stack or [entry] for stamp in member.stamps()]
             arguments = (stacks, entry.identity, config, sources, entry.codes)
             jobs.append((entry, work / "cut" / f"{stem}.json", arguments))
-    for entry, value in _run_stage("cut", runner, progress, cut_task, jobs):
+    for entry, value in run_stage("cut", runner, progress, cut_task, jobs):
         entry.rows = value.pop("rows")
         entry.cut = value
         if not entry.rows:
@@ -208,23 +220,6 @@ def _contents(channels: list[Channel], config: BuildConfig) -> list[Channel]:
     return [*speckled, *despeckled]
 
 
-def drop_duplicate_tiles(entries: list[Entry]) -> tuple[list[dict[str, Any]], list[Any]]:
-    """All tiles that stay, and rows for those that repeat another to the bit (the smallest key is kept)."""
-    tiles = []
-    for entry in entries:
-        if entry.status == "used" and entry.rows:
-            tiles += [{**row, "codes": entry.codes, "entry": entry} for row in entry.rows]
-    same = exact_duplicates((tile["key"], tile["content_hash"]) for tile in tiles)
-    rows = [duplicate_row("exact tile", dropped, kept) for dropped, kept in sorted(same.items())]
-    kept = []
-    for tile in tiles:
-        if tile["key"] in same:
-            tile["entry"].duplicates += 1
-        else:
-            kept.append(tile)
-    return kept, rows
-
-
 def shard_all(
     tiles: list[dict[str, Any]],
     out: Path,
@@ -232,11 +227,13 @@ def shard_all(
     work: Path,
     runner: Runner,
     progress: Progress,
+    base: Corpus | None = None,
 ) -> list[Shard]:
-    """Put the tiles into shards, in a seeded order that mixes scenes.
+    """Put the tiles into shards in `out`, in a seeded order that mixes scenes; behind those of `base`, which stay.
 
     Replaces the content of `tiles` by the tiles in the order of the shards, with shard, offset and bytes.
     """
+    settled = [] if base is None else base.shards
     shape = array_shape(config.tile_shape)
     size = math.prod(shape) * code_dtype(config.bits).itemsize
     a_shard = max(1, config.shard_mib * 2**20 // (size + 4096))
@@ -244,12 +241,13 @@ def shard_all(
     for split in ("train", "val"):
         mine = [tile for tile in tiles if tile["split"] == split]
         mine.sort(key=lambda tile: hashlib.sha256(f"{config.seed}:{tile['key']}".encode()).digest())
-        for number, first in enumerate(range(0, len(mine), a_shard)):
+        there = sum(shard.split == split for shard in settled)
+        for number, first in enumerate(range(0, len(mine), a_shard), there):
             relative = f"{split}/{config.name}-{split}-{number:06d}.tar"
             plan.append((relative, split, mine[first : first + a_shard]))
     jobs = []
     for relative, split, members in plan:
-        described = [(str(t["codes"]), t["index"], _description(t, config.bits)) for t in members]
+        described = [(t["codes"], t["start"], _description(t, config.bits)) for t in members]
         identity = identity_hash([relative, [d for _, _, d in described], [t["content_hash"] for t in members]])
         result = work / "shard" / f"{identity}.json"
         if not (result.exists() and (out / relative).exists()):
@@ -258,8 +256,9 @@ def shard_all(
             write_json(result.with_suffix(".plan"), described)
         arguments = (out, relative, split, result.with_suffix(".plan"), shape, config.bits)
         jobs.append((Entry(SourceFile("", relative, False)), result, arguments))
-    _clear_other_plans(out, work, {relative for relative, _, _ in plan}, {result.stem for _, result, _ in jobs})
-    _run_stage("shard", runner, progress, shard_task, jobs)
+    named = {relative for relative, _, _ in plan} | {shard.path for shard in settled}
+    _clear_other_plans(out, work, named, {result.stem for _, result, _ in jobs})
+    run_stage("shard", runner, progress, shard_task, jobs)
     shards = []
     tiles.clear()
     for (relative, _, members), (_, result, _) in zip(plan, jobs, strict=True):

@@ -13,8 +13,11 @@ from sarsense.catalogue import Stated
 from sarsense.codes import code_dtype
 from sarsense.config import BuildConfig
 from sarsense.cut import Channel, cut_scene
+from sarsense.dedup.fingerprint import block_side, fingerprint
+from sarsense.dedup.perceptual import Fingerprints
+from sarsense.dedup.speckle import same_speckle
 from sarsense.errors import CHANGED, RemoteError, SceneError
-from sarsense.files import read_json, write_json
+from sarsense.files import atomic_write, read_json, write_json
 from sarsense.measure import measure_scene
 from sarsense.prepare import prepare_scene
 from sarsense.scene import Scene, describe_scene
@@ -58,19 +61,45 @@ def shard_task(
     bits: int,
     result: Path,
 ) -> None:
-    """Write one shard. `plan`: JSON list of file of codes, place in it, description (its key is the sample's)."""
+    """Write one shard. `plan`: JSON list of file of codes, byte in it, description (its key is the sample's)."""
 
     def samples() -> Any:
         dtype = code_dtype(bits)
-        size = int(np.prod(shape)) * dtype.itemsize
-        for codes, index, description in read_json(plan):
-            with Path(codes).open("rb") as file:
-                file.seek(index * size)
-                pixels = np.frombuffer(file.read(size), dtype).reshape(shape)
-            yield description["key"], pixels, description
+        for codes, start, description in read_json(plan):
+            yield description["key"], read_codes(codes, start, shape, dtype), description
 
     shard, offsets = write_shard(root, relative, split, samples())
     write_json(result, {"shard": asdict(shard), "offsets": offsets})
+
+
+def same_speckle_task(pairs: list[dict[str, Any]], side: int, bits: int, result: Path) -> None:
+    """Whether the tiles of each pair (`pipelines.acquisitions.pair_arguments`) are one acquisition by their speckle."""
+    tests = []
+    for pair in pairs:
+        a, b = (
+            read_codes(file, start, (side, side), code_dtype(bits))
+            for file, start in zip(pair["files"], pair["starts"], strict=True)
+        )
+        found = same_speckle(a, b, tuple(pair["step_db"]), tuple(pair["looks"]), np.array(pair["to_b"]))
+        tests.append({"same": found.same, "correlation": found.correlation, "expected": found.expected})
+    write_json(result, {"tests": tests})
+
+
+def print_task(tiles: list[tuple[str, int, float]], side: int, bits: int, out: Path, result: Path) -> None:
+    """Fingerprints of tiles (file, byte, dB a code) into an .npz, by attribute."""
+    found = [fingerprint(read_codes(file, start, (side, side), code_dtype(bits)), step) for file, start, step in tiles]
+    prints = Fingerprints.of(found, block_side((side, side)))
+    with atomic_write(out) as target:
+        np.savez(target, **{name: value for name, value in vars(prints).items() if name != "block"})
+    write_json(result, {"tiles": len(tiles)})
+
+
+def read_codes(path: str, start: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A tile from a file of codes, or from a shard: the array that begins at byte `start`."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    with Path(path).open("rb") as file:
+        file.seek(start)
+        return np.frombuffer(file.read(size), dtype).reshape(shape)
 
 
 def _record(

@@ -14,6 +14,9 @@ STATED_UNITS: tuple[str, ...] = get_args(StatedUnit)
 Bands = Literal["single", "stack"]
 Content = Literal["speckled", "despeckled", "both"]
 Normalization = Literal["group", "scene", "fixed"]
+DedupTest = Literal["exact", "geographic", "speckle", "perceptual"]
+DEDUP_TESTS: tuple[DedupTest, ...] = get_args(DedupTest)
+NearEvaluation = Literal["drop", "mark"]
 Convention = Literal["sigma0", "beta0", "gamma0", "none"]
 CONVENTIONS: tuple[str, ...] = get_args(Convention)
 
@@ -57,6 +60,22 @@ class BuildConfig:
     """share of the ground (cells) that goes to the val split"""
     cell_km: float = 50.0
     """side of the ground cells that are split as a whole"""
+    guard_km: float | None = None
+    """no train tile lies nearer to a val tile than this; None: a fiftieth of `cell_km`"""
+    val_sensors: tuple[str, ...] = ()
+    """all tiles of these sensors are val, and no others; empty: cells decide"""
+    dedup: tuple[DedupTest, ...] = DEDUP_TESTS
+    """tests for duplicates that are made (docs/duplicates.md)"""
+    overlap: float = 0.6
+    """share of a tile's ground that another tile of the same acquisition covers where it is a duplicate"""
+    max_repeats: int | None = None
+    """observations of one place, in one polarisation, that stay; None: all"""
+    max_flat: float = 1.0
+    """largest share of flat tiles (open sea, desert) in the corpus"""
+    distance_km: float = 2.0
+    """tiles nearer than this to the ground of evaluation sets are `near_evaluation`"""
+    near_evaluation: NearEvaluation = "drop"
+    """drop: such tiles are left out; mark: they stay, and the column `near_evaluation` tells them"""
     shard_mib: int = 256
     """size of a shard, at most"""
     seed: int = 0
@@ -77,6 +96,14 @@ class BuildConfig:
         _require(0.0 < self.min_valid <= 1.0, "--min-valid", "above 0, at most 1", self.min_valid)
         _require(0.0 <= self.val_share < 1.0, "--val-share", "from 0 to below 1", self.val_share)
         _require(self.cell_km > 0.1, "--cell-km", "above 0.1 km", self.cell_km)
+        _require(self.guard_km is None or self.guard_km >= 0, "--guard-km", "0 km or more", self.guard_km)
+        known = f"tests among {', '.join(DEDUP_TESTS)}, each once, or none"
+        asked = len(set(self.dedup)) == len(self.dedup) and set(self.dedup) <= set(DEDUP_TESTS)
+        _require(asked, "--dedup", known, ",".join(self.dedup))
+        _require(0.0 < self.overlap <= 1.0, "--overlap", "above 0, at most 1", self.overlap)
+        _require(self.max_repeats is None or self.max_repeats >= 1, "--max-repeats", "at least 1", self.max_repeats)
+        _require(0.0 <= self.max_flat <= 1.0, "--max-flat", "from 0 to 1", self.max_flat)
+        _require(0.0 <= self.distance_km <= 1000.0, "--distance", "from 0 to 1000 km", self.distance_km)
         _require(self.shard_mib >= 1, "--shard-mib", "at least 1 MiB", self.shard_mib)
         safe = self.name.replace("-", "").replace("_", "").isalnum() and self.name.isascii()
         _require(safe and len(self.name) <= 40, "--name", "letters, digits, - and _, at most 40", self.name)
@@ -86,6 +113,11 @@ class BuildConfig:
         """Channels, rows, columns."""
         polarisations = len(self.polarisations) if self.bands == "stack" else 1
         return polarisations * (2 if self.content == "both" else 1), self.tile_size, self.tile_size
+
+    @property
+    def guard(self) -> float:
+        """Kilometres between train and val tiles, at least."""
+        return self.cell_km / 50 if self.guard_km is None else self.guard_km
 
     @property
     def step(self) -> int:

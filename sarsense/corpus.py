@@ -25,11 +25,12 @@ import pyarrow.parquet as pq
 
 from sarsense.errors import CorpusError
 from sarsense.files import atomic_write, read_json, write_json
+from sarsense.migrations import OLDEST, migrated
 from sarsense.shards import Shard, verify_shard
 
 TABLES = ("tiles.parquet", "scenes.parquet", "duplicates.parquet")
-FORMAT = 2
-"""raised when the layout changes. 1, of versions before 0.5 that were never released, is not read"""
+FORMAT = 3
+"""raised when the layout changes (`sarsense.migrations` reads older ones)"""
 
 _TEXT = pa.string()
 CHANNEL_TYPE = pa.struct(
@@ -56,6 +57,9 @@ TILE_SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("split", _TEXT),
         ("scene", _TEXT),
+        ("acquisition", _TEXT),
+        ("place", _TEXT),
+        ("near_evaluation", pa.bool_()),
         ("source", _TEXT),
         ("band", pa.int32()),
         ("polarisation", _TEXT),
@@ -69,6 +73,7 @@ TILE_SCHEMA = pa.schema(
         ("col", pa.int32()),
         ("crs", _TEXT),
         ("transform", pa.list_(pa.float64())),
+        ("lonlat_transform", pa.list_(pa.float64())),
         ("lon", pa.float64()),
         ("lat", pa.float64()),
         ("spacing_x_m", pa.float64()),
@@ -82,12 +87,16 @@ TILE_SCHEMA = pa.schema(
         ("hi_db", pa.float64()),
         ("channels", pa.list_(CHANNEL_TYPE)),
         ("content_hash", _TEXT),
+        ("perceptual_hash", _TEXT),
+        ("structure_db", pa.float64()),
+        ("flat", pa.bool_()),
         ("footprint", pa.binary()),
     ]
 )
 SCENE_SCHEMA = pa.schema(
     [
         ("path", _TEXT),
+        ("bytes", pa.int64()),
         ("status", _TEXT),
         ("reason", _TEXT),
         ("scene", _TEXT),
@@ -116,9 +125,11 @@ SCENE_SCHEMA = pa.schema(
         ("tiles_no_data", pa.int32()),
         ("tiles_flat", pa.int32()),
         ("tiles_guard", pa.int32()),
+        ("tiles_near_evaluation", pa.int32()),
         ("tiles_duplicate", pa.int32()),
         ("notes", pa.list_(_TEXT)),
         ("content_hash", _TEXT),
+        ("digest", _TEXT),
     ]
 )
 DUPLICATE_SCHEMA = pa.schema([("kind", _TEXT), ("dropped", _TEXT), ("kept", _TEXT), ("distance", pa.float64())])
@@ -132,6 +143,7 @@ class Corpus:
         self.manifest = manifest
         self.name: str = manifest["name"]
         self.digest: str = manifest["digest"]
+        """of the set of tiles, whatever their order"""
         self.tile_shape: tuple[int, int, int] = tuple(manifest["tile_shape"])
         self.dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
         """of the codes: uint8 or uint16"""
@@ -141,20 +153,21 @@ class Corpus:
         self.shards = [Shard(**shard) for shard in manifest["shards"]]
 
     def tiles(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of tiles.parquet in the order of the shards, of one split or of all."""
+        """Rows of tiles.parquet in the order of the shards, of one split or of all. Columns that an older format lacks
+        are null."""
         wanted = None if columns is None else list(dict.fromkeys([*columns, "split"]))
-        table = _read_parquet(self.root / "tiles.parquet", wanted)
+        table = with_missing_columns(read_parquet(self.root / "tiles.parquet", wanted), TILE_SCHEMA, wanted)
         if split is not None:
             table = table.filter(pc.field("split") == split)
         return table
 
     @cached_property
     def scenes(self) -> pa.Table:
-        return _read_parquet(self.root / "scenes.parquet")
+        return with_missing_columns(read_parquet(self.root / "scenes.parquet"), SCENE_SCHEMA)
 
     @cached_property
     def duplicates(self) -> pa.Table:
-        return _read_parquet(self.root / "duplicates.parquet")
+        return read_parquet(self.root / "duplicates.parquet")
 
 
 def open_corpus(path: str | Path) -> Corpus:
@@ -175,11 +188,10 @@ def open_corpus(path: str | Path) -> Corpus:
         found = content["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise CorpusError(f"{manifest}: not a corpus manifest ({error}); build the corpus again") from error
-    if found < FORMAT:
-        raise CorpusError(f"{manifest}: corpus format {found}, this sarsense reads {FORMAT}: build the corpus again")
-    if found > FORMAT:
-        raise CorpusError(f"{manifest}: corpus format {found}, this sarsense reads up to {FORMAT}: upgrade sarsense")
-    return Corpus(root, content)
+    if not OLDEST <= found <= FORMAT:
+        remedy = "build the corpus again" if found < OLDEST else "upgrade sarsense"
+        raise CorpusError(f"{manifest}: corpus format {found}, this sarsense reads {OLDEST} to {FORMAT}: {remedy}")
+    return Corpus(root, migrated(content))
 
 
 def array_shape(tile_shape: tuple[int, int, int]) -> tuple[int, ...]:
@@ -187,24 +199,38 @@ def array_shape(tile_shape: tuple[int, int, int]) -> tuple[int, ...]:
     return tile_shape[1:] if tile_shape[0] == 1 else tile_shape
 
 
-def corpus_digest(tiles: Iterable[tuple[str, str, str]]) -> str:
-    """SHA-256 over (key, split, content hash) of every tile in order: what a trainer sees, and nothing else."""
+def order_digest(tiles: Iterable[tuple[str, str, str]]) -> str:
+    """SHA-256 over (key, split, content hash) of every tile, in the order of the shards."""
     digest = hashlib.sha256()
     for key, split, content in tiles:
         digest.update(f"{key}\t{split}\t{content}\n".encode())
     return digest.hexdigest()
 
 
-def write_tables(
-    root: Path,
-    tiles: Sequence[Mapping[str, Any]],
-    scenes: Sequence[Mapping[str, Any]],
-    duplicates: Sequence[Mapping[str, Any]],
-) -> None:
+def corpus_digest(tiles: Iterable[tuple[str, str, str]]) -> str:
+    """The same over the set of tiles, in the order of their keys: what a trainer sees, in whatever shards it lies."""
+    return order_digest(sorted(tiles))
+
+
+def tile_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows of tiles.parquet, with `ring` (lon, lat of a footprint, not closed) in place of `footprint`."""
+    made = [{**row, "footprint": footprint_wkb(np.array(row["ring"])) if row["ring"] else None} for row in rows]
+    return pa.Table.from_pylist(made, TILE_SCHEMA)
+
+
+def scene_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), SCENE_SCHEMA)
+
+
+def duplicate_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), DUPLICATE_SCHEMA)
+
+
+def write_tables(root: Path, tiles: pa.Table, scenes: pa.Table, duplicates: pa.Table) -> None:
     """tiles.parquet (GeoParquet 1.1), scenes.parquet and duplicates.parquet, each atomically."""
-    _write_parquet(root / "tiles.parquet", _geo(_table(tiles, TILE_SCHEMA)))
-    _write_parquet(root / "scenes.parquet", _table(scenes, SCENE_SCHEMA))
-    _write_parquet(root / "duplicates.parquet", _table(duplicates, DUPLICATE_SCHEMA))
+    _write_parquet(root / "tiles.parquet", _geo(tiles))
+    _write_parquet(root / "scenes.parquet", scenes)
+    _write_parquet(root / "duplicates.parquet", duplicates)
 
 
 def write_manifest(root: Path, manifest: dict[str, Any], shards: list[Shard]) -> None:
@@ -219,18 +245,28 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema)
-
-
-def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A table of a corpus, or those of the columns that it has. CorpusError where it cannot be read."""
     try:
+        if columns is not None:
+            known = set(pq.read_schema(path).names)
+            columns = [name for name in columns if name in known]
         return pq.read_table(path, columns=columns)
     except FileNotFoundError as error:
         raise CorpusError(f"{path}: missing; a corpus has it, so it was removed: restore it or build again") from error
     except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         reason = str(error).splitlines()[0]
         raise CorpusError(f"{path}: cannot be read ({reason}); restore it or build the corpus again") from error
+
+
+def with_missing_columns(table: pa.Table, schema: pa.Schema, wanted: Sequence[str] | None = None) -> pa.Table:
+    """The table with the columns of `schema`, or those of them that are `wanted`, in their order; nulls where it has
+    none."""
+    names = [name for name in schema.names if wanted is None or name in wanted]
+    columns = [
+        table[name] if name in table.column_names else pa.nulls(len(table), schema.field(name).type) for name in names
+    ]
+    return pa.table(columns, names=names, metadata=table.schema.metadata)
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:
@@ -284,11 +320,11 @@ def verify_corpus(corpus: Corpus) -> list[str]:
             rows[row["shard"]].append(row)
         else:
             problems.append(f"tiles.parquet: tile {row['key']} lies in {row['shard']}, which corpus.json does not name")
-    digest = corpus_digest(
-        zip(table["key"].to_pylist(), table["split"].to_pylist(), table["content_hash"].to_pylist(), strict=True)
-    )
-    if digest != corpus.digest:
-        problems.append(f"tiles.parquet: its digest is {digest[:12]}..., corpus.json says {corpus.digest[:12]}...")
+    told = list(zip(*(table[name].to_pylist() for name in ("key", "split", "content_hash")), strict=True))
+    for name, digest in (("digest", corpus_digest(told)), ("order_digest", order_digest(told))):
+        # of format 2 the digest was that of the order
+        if (expected := corpus.manifest[name]) != digest and not (name == "digest" and corpus.manifest["format"] == 2):
+            problems.append(f"tiles.parquet: its {name} is {digest[:12]}..., corpus.json says {expected[:12]}...")
     shape = array_shape(corpus.tile_shape)
     for shard in corpus.shards:
         problems += verify_shard(corpus.root, shard, rows[shard.path], shape, corpus.dtype)

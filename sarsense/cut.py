@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sarsense.codes import encode
+from sarsense.codes import code_steps, encode
 from sarsense.config import BuildConfig
-from sarsense.corpus import footprint_wkb
+from sarsense.dedup.fingerprint import MIN_BLOCK, fingerprint
 from sarsense.files import atomic_write
 from sarsense.measure import Measurement
 from sarsense.radiometry import to_db
@@ -22,9 +22,10 @@ from sarsense.raster import masked_rows, open_raster, read_rows
 from sarsense.scene import Band, Scene, valid_power
 from sarsense.shards import tile_hash
 from sarsense.speckle import REFINED_LEE_RADIUS, refined_lee
-from sarsense.splits import split_of_footprint, split_of_place
 from sarsense.tiling import grid, place_tiles
 
+LEAST_SIDE = 8 * MIN_BLOCK
+"""pixels a side that a tile needs to have a look at all"""
 FILTERED_AT = 3.0
 """times its nominal looks a scene has when it is taken for filtered"""
 
@@ -34,21 +35,21 @@ _UNPLACED: dict[str, Any] = {
     "spacing_x_m": None,
     "spacing_y_m": None,
     "transform": None,
-    "footprint": None,
+    "lonlat_transform": None,
+    "ring": None,
 }
 
 
 @dataclass(frozen=True)
 class CutTiles:
-    """The tiles of a scene: rows as in tiles.parquet, and `index`, their place in the file of codes."""
+    """The tiles of a scene: rows as in tiles.parquet, less what depends on other scenes; `ring`, the footprint as lon
+    and lat, and `start`, the byte of the first pixel in the file of codes."""
 
     rows: list[dict[str, Any]]
     no_data: int
     """windows refused for too few valid pixels"""
     flat: int
     """windows refused for having one code only"""
-    guard: int
-    """windows between the splits"""
 
 
 def scene_digest(scene: Scene, measurement: Measurement) -> str:
@@ -90,7 +91,19 @@ def cut_scene(stacks: Sequence[Sequence[Channel]], identity: str, config: BuildC
         datasets = {path: opened.enter_context(open_raster(path))[0] for path in sorted(paths)}
         for channels in stacks:
             cutter.cut_stack([(datasets[channel.scene.path], channel) for channel in channels], file)
-    return CutTiles(cutter.rows, cutter.no_data, cutter.flat, cutter.guard)
+    return CutTiles(cutter.rows, cutter.no_data, cutter.flat)
+
+
+def _look(codes: np.ndarray, channel: dict[str, Any], bits: int) -> dict[str, Any]:
+    """What a tile looks like once its speckle is averaged away; nulls for tiles that are too small to tell."""
+    if min(codes.shape) < LEAST_SIDE:
+        return {"perceptual_hash": None, "structure_db": None, "flat": None}
+    found = fingerprint(codes, (channel["hi_db"] - channel["lo_db"]) / code_steps(bits))
+    return {
+        "perceptual_hash": f"{found.perceptual_hash:016x}",
+        "structure_db": round(found.structure, 3),
+        "flat": found.flat,
+    }
 
 
 class _Cutter:
@@ -101,14 +114,14 @@ class _Cutter:
         self._cols = grid(scene.width, config.tile_size, config.step)
         self._tops = grid(scene.height, config.tile_size, config.step)
         self.rows: list[dict[str, Any]] = []
-        self.no_data = self.flat = self.guard = 0
+        self.no_data = self.flat = 0
 
     def cut_stack(self, channels: Sequence[tuple[Any, Channel]], file: BinaryIO) -> None:
         size = self._config.tile_size
         for top in self._tops:
             strips = read_strips(channels, int(top), int(top) + size, self._config.bits)
             codes = np.stack([strip.codes for strip in strips])
-            for col, (split, where) in zip(self._cols, self._geography(top), strict=True):
+            for col, where in zip(self._cols, self._geography(top), strict=True):
                 tile = codes[:, :, col : col + size]
                 valid = tile != 0
                 fraction = float(valid.mean(axis=(1, 2)).min())
@@ -116,19 +129,18 @@ class _Cutter:
                     self.no_data += 1
                 elif any(np.all(plane[known] == plane[known][0]) for plane, known in zip(tile, valid, strict=True)):
                     self.flat += 1
-                elif split == "guard":
-                    self.guard += 1
                 else:
                     pixels = np.ascontiguousarray(tile).tobytes()
-                    file.write(pixels)
                     described = [strip.describe(int(col), size) for strip in strips]
-                    self.rows.append(self._row(int(top), int(col), split, where, described, fraction, pixels))
+                    row = self._row(int(top), int(col), where, described, fraction, pixels)
+                    look = _look(tile[0], described[0], self._config.bits)
+                    self.rows.append({**row, **look, "start": len(self.rows) * len(pixels)})
+                    file.write(pixels)
 
     def _row(
         self,
         top: int,
         col: int,
-        split: str,
         where: dict[str, Any],
         channels: list[dict[str, Any]],
         fraction: float,
@@ -140,8 +152,6 @@ class _Cutter:
         return {
             **channels[0],
             "key": f"{self._identity}-{polarisation}-{top:05d}-{col:05d}",
-            "index": len(self.rows),
-            "split": split,
             "scene": self._identity,
             "polarisation": polarisation,
             "content": "+".join(dict.fromkeys(channel["content"] for channel in channels)),
@@ -159,28 +169,24 @@ class _Cutter:
             **where,
         }
 
-    def _geography(self, top: int) -> list[tuple[str, dict[str, Any]]]:
-        """Split and place of each tile of a row of tiles."""
-        scene, config = self._scene, self._config
+    def _geography(self, top: int) -> list[dict[str, Any]]:
+        """Place of each tile of a row of tiles."""
         rows = np.full_like(self._cols, top)
-        placed = place_tiles(scene, self._cols, rows, config.tile_size)
+        placed = place_tiles(self._scene, self._cols, rows, self._config.tile_size)
         if placed is None:
-            split = split_of_place(scene.place_name, config.seed, config.val_share)
-            return [(split, _UNPLACED)] * len(self._cols)
-        found = []
-        for index, col in enumerate(self._cols):
-            ring = placed.footprints[index]
-            split = split_of_footprint(ring, config.seed, config.val_share, config.cell_km)
-            where = {
+            return [_UNPLACED] * len(self._cols)
+        return [
+            {
                 "lon": round((float(placed.centres[index, 0]) + 180.0) % 360.0 - 180.0, 7),
                 "lat": round(float(placed.centres[index, 1]), 7),
                 "spacing_x_m": round(float(placed.spacing[index, 0]), 4),
                 "spacing_y_m": round(float(placed.spacing[index, 1]), 4),
-                "transform": _tile_transform(scene.transform, int(col), int(top)),
-                "footprint": footprint_wkb(ring).hex(),
+                "transform": _tile_transform(self._scene.transform, int(col), int(top)),
+                "lonlat_transform": placed.to_lonlat[index].tolist(),
+                "ring": placed.footprints[index].tolist(),
             }
-            found.append((split, where))
-        return found
+            for index, col in enumerate(self._cols)
+        ]
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ class GroupRange:
     """s(L) of the noisiest scenes of the group, but for a few"""
 
 
-def group_ranges(groups: Mapping[str, Iterable[MeasuredBand]]) -> dict[str, GroupRange]:
-    """The range of each group of a corpus, by its name.
+def group_ranges(groups: Mapping[str, Iterable[MeasuredBand]], least_std_db: float = 0.0) -> dict[str, GroupRange]:
+    """The range of each group of a corpus, by its name. least_std_db: s(L) of groups that have their range already.
 
     Does not depend on the order of groups or bands: sums are of whole numbers, or sorted. Groups of 8-bit pictures
     have margins of their own, all others that of the group with the most speckle.
@@ -65,6 +65,7 @@ def group_ranges(groups: Mapping[str, Iterable[MeasuredBand]]) -> dict[str, Grou
     spreads = {name: _speckle_std_db(bands) for name, bands in pooled.items()}
     display = {name for name, bands in pooled.items() if any(band.display for band in bands)}
     most = max((spread for name, spread in spreads.items() if name not in display), default=0.0)
+    most = max(most, least_std_db)
     ranges = {}
     for name, bands in pooled.items():
         lo, hi = _ground_range(bands)

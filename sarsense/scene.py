@@ -92,9 +92,7 @@ class Scene:
     @property
     def place_name(self) -> str:
         """Stem without its polarisation, inside its folder: the same for the polarisations of one scene."""
-        path = PurePosixPath(self.relative)
-        kept = [w for w in re.split(r"[^A-Za-z0-9]+", path.stem) if w.upper() not in POLARISATIONS]
-        return str(path.parent / "-".join(kept))
+        return place_name(self.relative)
 
     def group(self, band: Band) -> str:
         """The normalisation group of a band: scenes of one group share one dB range."""
@@ -115,6 +113,13 @@ class Scene:
                 "preparation": _preparation_from_json(value["preparation"]),
             }
         )
+
+
+def place_name(relative: str) -> str:
+    """Of a file, from its path inside its source: see `Scene.place_name`."""
+    path = PurePosixPath(relative)
+    kept = [w for w in re.split(r"[^A-Za-z0-9]+", path.stem) if w.upper() not in POLARISATIONS]
+    return str(path.parent / "-".join(kept))
 
 
 def _preparation_from_json(value: dict[str, Any] | None) -> Preparation | None:

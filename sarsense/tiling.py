@@ -33,6 +33,8 @@ class Placement:
     """float64 (n, 2): lon, lat"""
     spacing: np.ndarray
     """float64 (n, 2): metres on the ground a pixel, along columns (x) and along rows (y), at the centre"""
+    to_lonlat: np.ndarray
+    """float64 (n, 6): affine a, b, c, d, e, f from pixel edges of the tile to lon and lat, fitted to its ring"""
 
 
 def place_tiles(scene: Scene, cols: np.ndarray, rows: np.ndarray, tile: int) -> Placement | None:
@@ -54,7 +56,9 @@ def place_tiles(scene: Scene, cols: np.ndarray, rows: np.ndarray, tile: int) -> 
     centre, right, below = points[:, -3], points[:, -2], points[:, -1]
     geod = pyproj.Geod(ellps="WGS84")
     spacing = [geod.inv(*centre.T, *to.T)[2] for to in (right, below)]
-    return Placement(points[:, :-3], centre, np.stack(spacing, axis=-1))
+    pixels = np.column_stack([ring_cols[:-3], ring_rows[:-3], np.ones(4 * EDGE_POINTS)])
+    fitted = np.einsum("kp,npx->nxk", np.linalg.pinv(pixels), points[:, :-3])
+    return Placement(points[:, :-3], centre, np.stack(spacing, axis=-1), fitted.reshape(count, 6))
 
 
 def _continuous(lon: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,29 @@ def test_from_scenes_to_a_probed_encoder(tmp_path: Path):
     call(*DIC3L, "evaluate", encoder, run, "--data", sim, "--out", tmp_path / "scores", "--seeds", 1, "--pixels", 2000)
     rows = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
     assert str(run) in json.dumps(rows) and "random" in (tmp_path / "scores" / "evaluation.md").read_text()
+
+
+def test_a_corpus_grows_is_compared_merged_and_described(tmp_path: Path):
+    sim, corpus, before = (tmp_path / name for name in ("sim", "corpus", "before"))
+    call(*SARSENSE, "simulate", sim, "--scenes", 3, "--size", 128, "--seed", 3, "--polarisations", "VV")
+    first, second, third = sorted((sim / "scenes").glob("*"))
+    build = [*SARSENSE, "build", "--workers", 0, "--tile-size", 32, "--val-share", 0]
+    call(*build, first, second, "--out", corpus)
+    shutil.copytree(corpus, before)
+    assert "all older shards are as they were" in call(*build, first, second, third, "--out", corpus)
+    assert "the same: tiles, order" in call(*SARSENSE, "diff", corpus, corpus)
+    told = subprocess.run([*SARSENSE, "diff", str(before), str(corpus)], capture_output=True, text=True)
+    assert told.returncode == 1 and f"1 scenes in: {third.name}" in told.stdout
+    assert "| scenes | 3 |" in (corpus / "README.md").read_text()
+    call(*build, third, "--out", tmp_path / "other", "--stats-from", before)
+    merged = call(*SARSENSE, "merge", before, tmp_path / "other", "--out", tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / "corpus.json").read_text())["digest"] in merged
+    assert "all as written" in call(*SARSENSE, "shards", "verify", tmp_path / "merged")
+    written = call(*SARSENSE, "export", corpus, "--croissant", "--stac", "--out", tmp_path / "described").splitlines()
+    assert [Path(line).name for line in written] == ["croissant.json", "collection.json", "items.parquet"]
+    assert "--croissant, --stac or both expected" in call(*SARSENSE, "export", corpus, code=2)
+    assert "tests among exact" in call(*build, first, "--out", tmp_path / "x", "--dedup", "exact,nothing", code=2)
+    assert "try 2km or 500m" in call(*build, first, "--out", tmp_path / "x", "--distance", "far", code=2)
 
 
 def test_an_output_that_is_no_corpus_or_cannot_be_written_is_refused_in_a_line(tmp_path: Path):

@@ -119,7 +119,7 @@ def test_stats_from_codes_a_scene_as_if_it_had_been_there(scenes: Path, by_group
     assert alone.manifest["statistics"]["SIM/simulated/VV/backscatter"]["scenes"] == 1
     again = build([str(one)], tmp_path / "out", BuildConfig(**SETTINGS), workers=0, stats_from=by_group.root)
     assert again.already_built
-    with pytest.raises(CorpusError, match="made from other settings"):
+    with pytest.raises(CorpusError, match=r"made with other settings \(--stats-from\)"):
         build([str(one)], tmp_path / "out", BuildConfig(**SETTINGS), workers=0)
 
 

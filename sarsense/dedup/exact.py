@@ -6,7 +6,8 @@ key of a tile. Repeat passes differ in every speckle, so they are never exact du
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 
 
 def exact_duplicates(items: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -21,6 +22,7 @@ def exact_duplicates(items: Iterable[tuple[str, str]]) -> dict[str, str]:
     return dropped
 
 
-def duplicate_row(kind: str, dropped: str, kept: str) -> Mapping[str, object]:
-    """A row of duplicates.parquet. `distance` is 0 for exact duplicates."""
-    return {"kind": kind, "dropped": dropped, "kept": kept, "distance": 0.0}
+def duplicate_row(kind: str, dropped: str, kept: str | None, distance: float | None = 0.0) -> dict[str, Any]:
+    """A row of duplicates.parquet. kept: what it repeats, or what it is too near to; None for flat tiles. `distance` is
+    0 for exact duplicates; docs/duplicates.md says what it is of the other kinds."""
+    return {"kind": kind, "dropped": dropped, "kept": kept, "distance": distance}

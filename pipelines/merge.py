@@ -1,0 +1,179 @@
+"""Two corpora -> one that holds the tiles of both, without duplicates, in shards of its own.
+
+Both have to be made with the same settings, and groups that both have with the same dB ranges, so that a code means
+the same in all of them. Splits are those that the tiles have: places depend on the settings alone. The tiles are
+curated as those of a build: the merged corpus does not depend on which of the two comes first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import shapely
+
+import sarsense
+from pipelines.cluster import open_runner
+from pipelines.curate import curate_again
+from pipelines.output import check_output, clean
+from pipelines.stages import Progress, shard_all
+from sarsense.config import BuildConfig
+from sarsense.corpus import (
+    FORMAT,
+    Corpus,
+    corpus_digest,
+    duplicate_table,
+    open_corpus,
+    order_digest,
+    tile_table,
+    write_manifest,
+    write_tables,
+)
+from sarsense.errors import CorpusError
+
+_FREE = ("name", "version", "shard_mib")
+"""settings that may differ"""
+
+
+def merge(
+    a: Path, b: Path, out: Path, name: str | None, version: str, workers: int, progress: Progress
+) -> tuple[Corpus, dict[str, int]]:
+    """Write the corpus of the tiles of two into `out`; it, and how many tiles were left out, by kind.
+
+    Raises CorpusError where the two do not go together, naming what differs.
+    """
+    check_output(out)
+    if (out / "corpus.json").exists():
+        raise CorpusError(f"{out}: holds a finished corpus; --out names a new folder")
+    parts = sorted((open_corpus(path) for path in (a, b)), key=lambda corpus: corpus.digest)
+    _refuse_unlike(*parts)
+    config = BuildConfig(
+        **{**{key: _tuple(value) for key, value in parts[0].manifest["config"].items()},
+           "name": name or parts[0].name, "version": version}
+    )  # fmt: skip
+    scenes = _scenes(*parts)
+    rows, same = _rows(parts)
+    sizes = {row["scene"]: row["width"] * row["height"] for row in scenes.to_pylist() if row["status"] == "used"}
+    work = out / ".build"
+    work.mkdir(parents=True, exist_ok=True)
+    with open_runner(workers, None) as runner:
+        tiles, dropped, guarded = curate_again(rows, sizes, config, work, runner, progress)
+        shards = shard_all(tiles, out, config, work, runner, progress)
+    duplicates = _duplicates(parts, dropped)
+    table = tile_table(tiles)
+    write_tables(out, table, scenes, duplicates)
+    told = list(zip(*(table[column].to_pylist() for column in ("key", "split", "content_hash")), strict=True))
+    manifest = {
+        **{key: parts[0].manifest[key] for key in ("companions", "tile_shape", "dtype")},
+        "name": config.name,
+        "version": version,
+        "digest": corpus_digest(told),
+        "order_digest": order_digest(told),
+        "sarsense": sarsense.__version__,
+        "config": {**parts[0].manifest["config"], "name": config.name, "version": version},
+        "stats_from": min((part.manifest["stats_from"] for part in parts), key=str),
+        "groups": {**parts[0].manifest["groups"], **parts[1].manifest["groups"]},
+        "statistics": _statistics(*parts),
+        "splits": dict(Counter(split for _, split, _ in told)),
+        "scenes": dict(Counter(scenes["status"].to_pylist())),
+        "tiles_left_out": _left_out(parts, same + len(dropped), guarded),
+        "growth": [],
+        "merged": [{key: part.manifest[key] for key in ("name", "version", "digest")} for part in parts],
+    }
+    write_manifest(out, manifest, shards)
+    clean(work)
+    left_out = Counter(row["kind"] for row in dropped)
+    left_out.update({"in both": same, "guard": guarded})
+    return open_corpus(out), {kind: count for kind, count in left_out.items() if count}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _refuse_unlike(a: Corpus, b: Corpus) -> None:
+    for corpus in (a, b):
+        if corpus.manifest["format"] != FORMAT:
+            raise CorpusError(
+                f"{corpus.root}: of format {corpus.manifest['format']}, {FORMAT} expected; `sarsense build --reshard` "
+                "makes it anew"
+            )
+    first, second = ({**c.manifest["config"], **c.manifest["companions"]} for c in (a, b))
+    other = sorted(key for key in first | second if key not in _FREE and first.get(key) != second.get(key))
+    if other:
+        raise CorpusError(
+            f"{a.root} and {b.root}: the same settings expected, {', '.join(other)} differ; build one of them again"
+        )
+    groups = a.manifest["groups"].keys() & b.manifest["groups"].keys()
+    for group in sorted(groups):
+        ranges = [tuple(c.manifest["groups"][group][key] for key in ("lo_db", "hi_db")) for c in (a, b)]
+        if ranges[0] != ranges[1]:
+            raise CorpusError(
+                f"{a.root} and {b.root}: one dB range of {group} expected, {ranges[0]} and {ranges[1]} found; "
+                "build one of them again with --stats-from the other"
+            )
+
+
+def _rows(parts: list[Corpus]) -> tuple[list[dict[str, Any]], int]:
+    """Rows of both, those in both once, with where their codes lie; how many are in both."""
+    rows: dict[str, dict[str, Any]] = {}
+    same = 0
+    for corpus in parts:
+        for row in _described(corpus):
+            known = rows.setdefault(row["key"], row)
+            if known is row:
+                continue
+            same += 1
+            if (known["content_hash"], known["split"]) != (row["content_hash"], row["split"]):
+                raise CorpusError(
+                    f"{parts[0].root} and {parts[1].root}: tile {row['key']} is in both with other codes or splits; "
+                    "build one of them again"
+                )
+    return [rows[key] for key in sorted(rows)], same
+
+
+def _described(corpus: Corpus) -> Iterator[dict[str, Any]]:
+    for row in corpus.tiles().to_pylist():
+        footprint = row.pop("footprint")
+        ring = None if footprint is None else shapely.get_coordinates(shapely.from_wkb(footprint))[:-1].tolist()
+        yield {**row, "ring": ring, "codes": str(corpus.root / row["shard"]), "start": row["offset"]}
+
+
+def _scenes(a: Corpus, b: Corpus) -> pa.Table:
+    """Rows of both by path; of a file that both have seen, that of the corpus that used it."""
+    rows = {row["path"]: row for row in a.scenes.to_pylist()}
+    for row in b.scenes.to_pylist():
+        known = rows.get(row["path"])
+        if known is not None and None not in (known["digest"], row["digest"]) and known["digest"] != row["digest"]:
+            raise CorpusError(
+                f"{a.root} and {b.root}: have files of one name and other content, {row['path']}; build one of them "
+                "again from the folder above, so that names differ"
+            )
+        if known is None or (row["status"] == "used" and known["status"] != "used"):
+            rows[row["path"]] = row
+    return pa.Table.from_pylist([rows[path] for path in sorted(rows)], a.scenes.schema)
+
+
+def _duplicates(parts: list[Corpus], dropped: list[dict[str, Any]]) -> pa.Table:
+    rows = [row for part in parts for row in part.duplicates.to_pylist()] + dropped
+    unique = {(row["kind"], row["dropped"]): row for row in rows}
+    return duplicate_table(unique[key] for key in sorted(unique))
+
+
+def _statistics(a: Corpus, b: Corpus) -> dict[str, Any]:
+    """Of a group that both have, those of more pixels."""
+    found = dict(a.manifest["statistics"])
+    for name, value in b.manifest["statistics"].items():
+        if name not in found or found[name]["pixels"] < value["pixels"]:
+            found[name] = value
+    return found
+
+
+def _left_out(parts: list[Corpus], duplicate: int, guarded: int) -> dict[str, int]:
+    total: Counter[str] = Counter(duplicate=duplicate, guard=guarded)
+    for part in parts:
+        total.update(part.manifest["tiles_left_out"])
+    return dict(total)
