@@ -240,7 +240,7 @@ def _build(
     from pipelines.companions import CompanionFiles
     from sarsense.corpus import open_corpus
     from sarsense.dedup.leakage import parse_distance
-    from sarsense.report.datasheet import write_datasheet
+    from sarsense.report.datasheet import is_current, write_datasheet
 
     if reshard and refresh_stats:
         raise typer.BadParameter("it includes --reshard: leave that out", param_hint="--refresh-stats")
@@ -283,7 +283,7 @@ def _build(
     except KeyboardInterrupt:
         typer.echo("stopped by SIGINT; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
-    if not summary.already_built or not (out / "README.md").exists():
+    if not is_current(open_corpus(out)):
         write_datasheet(open_corpus(out))
     if as_json:
         from dataclasses import asdict

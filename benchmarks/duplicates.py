@@ -14,6 +14,8 @@ duplicates.parquet. The sets:
     unplaced   display images without metadata (8 bits): speckle and look
 
 Rows of `original`, `repeat pass` and `neighbours` hold no duplicate; all that is dropped there is false.
+Real chips leave no room for tiles above 112 pixels: of a copy at twice the pixel, 56 x 56 are in common with a tile,
+which is too little to tell speckle by.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ import cv2
 import numpy as np
 import rasterio
 from rasterio import Affine
+from rasterio.errors import NotGeoreferencedWarning
 
 from pipelines.build import build
 from sarsense.codes import encode
@@ -117,7 +120,8 @@ def copies_of(original: Planted, whole: np.ndarray, slices: bool = True) -> Iter
 
     def window(kind: str, image: np.ndarray, left: int, top: int) -> Planted:
         cut = np.ascontiguousarray(image)
-        return replace(original, kind=kind, image=cut, to_ground=original.to_ground * Affine.translation(left, top))
+        to_ground = chained(original.to_ground, Affine.translation(left, top))
+        return replace(original, kind=kind, image=cut, to_ground=to_ground)
 
     for kind, options in PACKINGS.items():
         yield replace(original, kind=kind, options=options)
@@ -133,14 +137,26 @@ def copies_of(original: Planted, whole: np.ndarray, slices: bool = True) -> Iter
         yield terrain_corrected(original, kind, spacing, degrees)
 
 
+def chained(*maps: Affine) -> Affine:
+    """The last of them first. (As a product of matrices: versions of affine want either * or @.)"""
+    product = np.eye(3)
+    for one in maps:
+        product = product @ _matrix(one)
+    return Affine(*product[:2].ravel().tolist())
+
+
+def _matrix(one: Affine) -> np.ndarray:
+    return np.array(tuple(one)[:9]).reshape(3, 3)
+
+
 def terrain_corrected(original: Planted, kind: str, spacing: float, degrees: float) -> Planted:
     """Resampled (bilinear on power) to a grid of `spacing` pixels, turned, in a smooth factor of +-3 dB, its place told
     2 pixels wrong."""
     height, width = original.image.shape
     size = int(0.9 * width / spacing), int(0.9 * height / spacing)
-    about = Affine.translation(width / 2, height / 2) * Affine.rotation(degrees) * Affine.scale(spacing)
-    to_original = about * Affine.translation(-size[0] / 2, -size[1] / 2)
-    centres = Affine.translation(-0.5, -0.5) * to_original * Affine.translation(0.5, 0.5)
+    turned = chained(Affine.rotation(degrees), Affine.scale(spacing), Affine.translation(-size[0] / 2, -size[1] / 2))
+    to_original = chained(Affine.translation(width / 2, height / 2), turned)
+    centres = chained(Affine.translation(-0.5, -0.5), to_original, Affine.translation(0.5, 0.5))
     sigma = np.sqrt((spacing**2 - 1) / 12)
     power = cv2.GaussianBlur(original.image, (0, 0), sigma) if sigma else original.image
     valid, image = (
@@ -153,7 +169,7 @@ def terrain_corrected(original: Planted, kind: str, spacing: float, degrees: flo
         original,
         kind=kind,
         image=np.where(valid > 0.999, np.maximum(image, 1e-9) * factor, 0).astype(np.float32),
-        to_ground=original.to_ground * to_original,
+        to_ground=chained(original.to_ground, to_original),
         misplaced=(2.0, -1.5),
         looks=None if original.looks is None else original.looks * spacing**2,
     )
@@ -324,8 +340,8 @@ def write(planted: list[Planted], kind: Set, folder: Path) -> dict[str, Planted]
         numbers[one.acquisition] += 1
         profile = {"driver": "GTiff", "height": len(one.image), "width": one.image.shape[1], "count": 1, "nodata": 0}
         if kind != "unplaced":
-            wrong = Affine.translation(*one.misplaced)
-            profile |= {"crs": one.crs, "transform": one.place * wrong * one.to_ground}
+            transform = chained(one.place, Affine.translation(*one.misplaced), one.to_ground)
+            profile |= {"crs": one.crs, "transform": transform}
         with rasterio.open(folder / name, "w", dtype=one.image.dtype, **profile, **one.options) as dataset:
             dataset.write(one.image, 1)
         unit = {"f": "power", "u": ""}[one.image.dtype.kind]
@@ -387,7 +403,8 @@ def judged(tiles: list[tuple[str, int, int, str]], named: dict[str, Planted], ki
         for other, corners in staying[file.acquisition].items():
             if other == source or (not told and other > source):  # of two that stay, the later one should have gone
                 continue
-            x, y = (~named[other].to_ground * file.to_ground) * (grid + np.array([[col], [row]]))
+            to_other = _matrix(chained(~named[other].to_ground, file.to_ground))[:2]
+            x, y = to_other[:, :2] @ (grid + np.array([[col], [row]])) + to_other[:, 2:]
             for top, left in corners:
                 covers.append((x >= left) & (x < left + side) & (y >= top) & (y < top + side))
         share = np.any(covers, axis=0).mean() if kind != "unplaced" else max(cover.mean() for cover in covers)
@@ -407,7 +424,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two small scenes of each set")
     parser.add_argument("--data", type=Path, default=DATA, help="real scenes; left out where it is not there")
     args = parser.parse_args()
-    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
     sites, size, side = (2, 512, 128) if args.quick else (4, 1024, 256)
     scenes, images = simulated_scenes(sites, size), simulated_images(sites, 256 if args.quick else 512)
     sets: list[tuple[str, Set, int, list[Planted]]] = [
@@ -417,12 +434,13 @@ def main() -> None:
     ]
     if args.data.is_dir():
         real = real_scenes(args.data)
-        sets += [
+        found_there: list[tuple[str, Set, int, list[Planted]]] = [
             ("real", "dated", 112, real),
             ("real", "undated", 112, without_packings(real)),
             ("real", "unplaced", 216, real_images(args.data, 48 if args.quick else 6)),
             ("real, Gaofen-3", "unplaced", 128, gaofen_crops(args.data)),
         ]
+        sets += found_there
     print(
         f"# {' '.join(['python -m benchmarks.duplicates', *sys.argv[1:]])}: {platform.machine()}, {os.cpu_count()} "
         f"cores, Python {platform.python_version()}, numpy {np.__version__}, OpenCV {cv2.__version__}; tiles whose "

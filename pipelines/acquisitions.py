@@ -23,6 +23,7 @@ from pipelines.pool import Pool
 from pipelines.stages import Progress, run_stage
 from pipelines.tasks import same_speckle_task
 from sarsense.dedup.overlap import Ground, overlap_areas
+from sarsense.errors import SarsenseError
 from sarsense.files import read_json
 from sarsense.sources import SourceFile
 
@@ -30,6 +31,9 @@ PASS_GAP = timedelta(minutes=10)
 """between the beginnings of scenes of one pass, at most"""
 PAIRS = 3
 """of tiles that are compared to tell whether two scenes are one acquisition; most of those that can tell decide"""
+_PAIRS_A_TASK = 32
+Pair = tuple[int, int, list[list[float]] | None]
+"""two tiles of a pool, and the affine (2 x 3) from pixel edges of the one to those of the other; None: not known"""
 _MIN_SHARED = 0.3
 """of a tile's ground: less says little"""
 
@@ -68,14 +72,15 @@ def by_metadata(pool: Pool) -> dict[str, str]:
 
 
 def _moment(stated: str | None) -> datetime | None:
-    """A time of day, UTC; None for a date alone, or nothing."""
+    """A time of day, UTC; None for a date alone, also as midnight to the second, which is how many write it."""
     if stated is None or "T" not in stated:
         return None
     try:
         found = datetime.fromisoformat(stated)
     except ValueError:
         return None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return None if (found.hour, found.minute, found.second, found.microsecond) == (0, 0, 0, 0) else found
 
 
 def acquisitions(
@@ -101,14 +106,16 @@ def acquisitions(
             scene = parent[scene]
         return scene
 
+    heads = {(scene, head) for scene, head in zip(pool.scenes, pool.acquisitions, strict=True) if head is not None}
+    named = {head for _, head in heads}
+
     def unite(a: str, b: str) -> None:
-        a, b = sorted((root(a), root(b)))
+        # an acquisition of the corpus keeps its name, whoever joins it
+        a, b = sorted((root(a), root(b)), key=lambda name: (name not in named, name))
         parent[b] = a
 
-    for scene, head in {
-        (scene, head) for scene, head in zip(pool.scenes, pool.acquisitions, strict=True) if head is not None
-    }:
-        parent.setdefault(head, head)
+    parent |= {head: head for head in named}
+    for scene, head in sorted(heads):
         unite(scene, head)
     if speckle:
         for a, b in _compared(pool, placed, known, side, bits, work, runner, progress):
@@ -127,41 +134,60 @@ def _compared(
     progress: Progress,
 ) -> list[tuple[str, str]]:
     """Pairs of scenes that are one acquisition by their speckle."""
-    jobs, scenes = [], []
-    for (a, b), pairs in _candidates(pool, placed, known):
-        arguments = [pair_arguments(pool, i, j) for i, j in pairs]
-        named = [[pool.keys[i], pool.content_hashes[i], pool.keys[j], pool.content_hashes[j]] for i, j in pairs]
-        result = work / "pairs" / f"{identity_hash(named)}.json"
-        jobs.append((Entry(SourceFile("", f"{a} and {b}", False)), result, (arguments, side, bits)))
-        scenes.append((a, b))
+    scenes: list[tuple[str, str]] = []
+    pairs: list[Pair] = []
+    for names, tiles in _candidates(pool, placed, known):
+        scenes += [names] * len(tiles)
+        pairs += [(i, j, _pixel_map(pool.to_lonlat[i], pool.to_lonlat[j])) for i, j in tiles]
+    verdicts: dict[tuple[str, str], list[bool | None]] = defaultdict(list)
+    for names, same in zip(scenes, same_speckle(pool, pairs, side, bits, work, runner, progress), strict=True):
+        verdicts[names].append(same)
+    return [names for names, told in verdicts.items() if told.count(True) > told.count(False)]
+
+
+def same_speckle(
+    pool: Pool, pairs: list[Pair], side: int, bits: int, work: Path, runner: Runner, progress: Progress
+) -> list[bool | None]:
+    """Of each pair of tiles, whether they are one acquisition by their speckle; None where it cannot be told."""
+    jobs = []
+    for start in range(0, len(pairs), _PAIRS_A_TASK):
+        part = pairs[start : start + _PAIRS_A_TASK]
+        named = [
+            [pool.keys[i], pool.content_hashes[i], pool.keys[j], pool.content_hashes[j], to_b] for i, j, to_b in part
+        ]
+        result = work / "pairs" / f"{identity_hash(['speckle', named])}.json"
+        arguments = [_arguments(pool, *pair) for pair in part]
+        jobs.append((Entry(SourceFile("", f"{len(part)} pairs of tiles", False)), result, (arguments, side, bits)))
     if not jobs:
         return []
     run_stage("compare", runner, progress, same_speckle_task, jobs)
-    found = []
-    for (_, result, _), pair in zip(jobs, scenes, strict=True):
-        verdicts = [test["same"] for test in (read_json(result)["tests"] if result.exists() else [])]
-        if verdicts.count(True) > verdicts.count(False):
-            found.append(pair)
-    return found
+    verdicts: list[bool | None] = []
+    for entry, result, _ in jobs:
+        if not result.exists():
+            raise SarsenseError(f"{result}: could not be written ({entry.reason}); run the same command again")
+        verdicts += [test["same"] for test in read_json(result)["tests"]]
+    return verdicts
 
 
-def pair_arguments(pool: Pool, i: int, j: int, to_b: list[list[float]] | None = None) -> dict[str, Any]:
-    """What `same_speckle_task` is told of two tiles. to_b: affine (2 x 3) from pixels of one to those of the other; by
-    default from where they lie on the ground."""
+def _arguments(pool: Pool, i: int, j: int, to_b: list[list[float]] | None) -> dict[str, Any]:
+    """What `same_speckle_task` is told of two tiles."""
     looks = [None if np.isnan(pool.enl[k]) else float(pool.enl[k]) for k in (i, j)]
     return {
         "files": [pool.files[i], pool.files[j]],
         "starts": [pool.starts[i], pool.starts[j]],
         "step_db": [float(pool.step_db[i]), float(pool.step_db[j])],
         "looks": looks,
-        "to_b": to_b if to_b is not None else _pixel_map(pool.to_lonlat[i], pool.to_lonlat[j]),
+        "to_b": to_b,
     }
 
 
-def _pixel_map(a: np.ndarray, b: np.ndarray) -> list[list[float]]:
-    """Affine (2 x 3) from pixel edges of one tile to those of another, from their affines to lon and lat."""
+def _pixel_map(a: np.ndarray, b: np.ndarray) -> list[list[float]] | None:
+    """Affine (2 x 3) from pixel edges of one tile to those of another, from their affines to lon and lat; None where
+    these are none, as over a pole."""
     first, second = (np.vstack([value.reshape(2, 3), [0.0, 0.0, 1.0]]) for value in (a, b))
     first[0, 2] += 360.0 * np.round((second[0, 2] - first[0, 2]) / 360.0)
+    if not np.isfinite(np.linalg.cond(second)) or np.linalg.det(first[:2, :2]) == 0:
+        return None
     return (np.linalg.inv(second) @ first)[:2].tolist()
 
 

@@ -7,6 +7,7 @@ what a stage does to one scene is in `sarsense`.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -73,6 +74,8 @@ def build(
     started = time.monotonic()
     progress = progress or _Silent()
     check_output(out)
+    if anew is None:
+        shutil.rmtree(next_folder(out), ignore_errors=True)  # of a build that was killed, and was another one
     known = None if stats_from is None else ranges_from(stats_from, config)
     recorded = None if known is None else known.to_json()
     beside = read_companions(companions or CompanionFiles(), config)
@@ -80,8 +83,6 @@ def build(
     if anew == "shards":
         known, recorded = _own_ranges(out, known)
     entries = list_entries(sources, out)
-    if anew is not None:
-        refuse_missing(out, entries, anew)
     work = out / ".build"
     if base is not None:
         settle(base, entries)
@@ -106,6 +107,8 @@ def build(
                 remember_inputs(work, entries)
                 clean(work)
                 return summarise(base, entries, time.monotonic() - started, already_built=True)
+        if anew is not None:
+            refuse_missing(out, fresh, anew)
         scene_duplicates = drop_duplicate_scenes(fresh, settled_digests(base))
         ranges = set_ranges(fresh, config, known)
         note_unfiltered(fresh, config)
@@ -113,7 +116,7 @@ def build(
         tiles, tile_duplicates = curate(fresh, config, beside, base, work, runner, progress)
         if not tiles and base is None:
             raise SarsenseError(nothing_usable(sources, fresh))
-        target = next_folder(out) if anew is not None and (out / "corpus.json").is_file() else out
+        target = next_folder(out) if (out / "corpus.json").is_file() else out
         shards = shard_all(tiles, target, config, work, runner, progress, base)
     progress.stage("seal", 1)
     remember_inputs(work, entries)

@@ -21,6 +21,7 @@ from sarsense.scene import Band, Scene
 from sarsense.sidecars import Consulted
 from sarsense.sources import SourceFile, list_sources
 
+_VAL_FILES = {"val_region", "val_scenes"}
 CURATED = ("guard", "near_evaluation", "duplicate")
 """why a tile that was cut is not in the corpus"""
 
@@ -122,7 +123,7 @@ def scene_row(entry: Entry) -> dict[str, Any]:
 def inputs_as_read(entries: list[Entry]) -> list[list[Any]]:
     """Stamps of the files and of what was looked at beside them: tells, on the machine of the build, that a source was
     changed since. Not part of the corpus: times differ from copy to copy."""
-    return [[e.file.path, e.stamp, e.consulted] for e in entries if e.status != "sidecar"]
+    return [[e.file.path, e.stamp, e.consulted, e.file.relative] for e in entries if e.status != "sidecar"]
 
 
 def left_out(entries: list[Entry]) -> dict[str, int]:
@@ -169,8 +170,8 @@ class BuildSummary:
     shards: int
     bytes: int
     seconds: float
-    val_share: float
-    """asked for"""
+    val_share: float | None
+    """asked for; None where sensors, scenes or a region are val"""
     already_built: bool
     """the corpus was there and whole; nothing was done"""
 
@@ -196,9 +197,14 @@ def summarise(corpus: Corpus, entries: list[Entry], seconds: float, already_buil
         shards=len(corpus.shards),
         bytes=sum(shard.bytes for shard in corpus.shards),
         seconds=round(seconds, 1),
-        val_share=corpus.manifest["config"]["val_share"],
+        val_share=_asked_share(corpus),
         already_built=already_built,
     )
+
+
+def _asked_share(corpus: Corpus) -> float | None:
+    otherwise = corpus.manifest["config"]["val_sensors"] or corpus.manifest["companions"].keys() & _VAL_FILES
+    return None if otherwise else corpus.manifest["config"]["val_share"]
 
 
 def reason_kind(reason: str) -> str:
@@ -209,7 +215,10 @@ def reason_kind(reason: str) -> str:
 def nothing_usable(sources: list[str], entries: list[Entry]) -> str:
     refused = [entry for entry in entries if entry.status == "refused"]
     if not refused:
-        return f"{', '.join(sources)}: no tile left after duplicates were dropped"
+        told = ", ".join(f"{count} {why}" for why, count in left_out(entries).items() if count)
+        return (
+            f"{', '.join(sources)}: no tile left ({told}); --cell-km, --guard-km, --val-share 0 or --dedup change that"
+        )
     first = refused[0]
     more = (
         f" (and {len(refused) - 1} more; `sarsense scan` lists those that it would refuse)" if len(refused) > 1 else ""

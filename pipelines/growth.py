@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from sarsense.files import read_json, write_json
 from sarsense.sidecars import still_holds
 
 _INPUTS = "inputs.json"
+_ASKED_AGAIN = (NOT_FETCHED, CHANGED, "--bands stack")
+"""reasons that another day, or another file, may mend"""
 
 
 def settle(corpus: Corpus, entries: list[Entry]) -> None:
@@ -27,17 +30,19 @@ def settle(corpus: Corpus, entries: list[Entry]) -> None:
     """
     rows = {row["path"]: row for row in corpus.scenes.select(["path", "status", "reason"]).to_pylist()}
     recorded = corpus.root / ".build" / _INPUTS
-    was = {name: (stamp, consulted) for name, stamp, consulted in read_json(recorded)} if recorded.is_file() else {}
+    was = {path: rest for path, *rest in read_json(recorded)} if recorded.is_file() else {}
     for entry in entries:
+        if entry.file.path in was and (name := was[entry.file.path][2]) in rows:
+            entry.file = replace(entry.file, relative=name)  # sources that clash have longer names together than alone
         row = rows.get(entry.file.relative)
-        if row is None or (row["reason"] or "").startswith((NOT_FETCHED, CHANGED)):
+        if row is None or (row["reason"] or "").startswith(_ASKED_AGAIN):
             continue
         if entry.status == "sidecar" == row["status"]:
             entry.settled = True
         elif entry.file.path not in was:
             entry.claimed = True
         else:
-            stamp, consulted = was[entry.file.path]
+            stamp, consulted, _ = was[entry.file.path]
             if stamp != entry.stamp or not still_holds(consulted):
                 raise CorpusError(
                     f"{entry.file.path}: it, or the metadata beside it, was changed since {corpus.root} was made of "
@@ -52,7 +57,8 @@ def settle(corpus: Corpus, entries: list[Entry]) -> None:
 
 
 def confirm(corpus: Corpus, entries: list[Entry]) -> None:
-    """Of claimed entries, measured by now: those of the content that the corpus knows under their name are settled.
+    """Of claimed entries, measured by now: those of the content that the corpus knows under their name are settled, and
+    those that cannot be read now, whose tiles it holds.
 
     CorpusError where it is other content: two files of one name would be one in the tables.
     """
@@ -68,20 +74,21 @@ def confirm(corpus: Corpus, entries: list[Entry]) -> None:
                 f"{entry.file.path}: {corpus.root} has another file of the name {entry.file.relative}; give the folder "
                 "above as source, so that their names differ"
             )
-        if found == row["content_hash"]:
+        if found in (None, row["content_hash"]):
             entry.settled, entry.status, entry.reason = True, row["status"], row["reason"] or ""
 
 
 def refuse_missing(out: Path, entries: list[Entry], anew: str) -> None:
-    """CorpusError where scenes of a corpus that is to be made anew are not among the sources: they would be lost."""
-    given = {entry.file.relative for entry in entries}
-    used = open_corpus(out).scenes.filter(pc.field("status") == "used")["path"].to_pylist()
-    lost = sorted(path for path in used if path not in given)
+    """CorpusError where scenes of a corpus that is to be made anew are not among the sources, measured by now, whatever
+    their names: they would be lost."""
+    given = {entry.measurement.content_hash for entry in entries if entry.measurement is not None}
+    used = open_corpus(out).scenes.filter(pc.field("status") == "used").select(["path", "content_hash"]).to_pylist()
+    lost = sorted(row["path"] for row in used if row["content_hash"] not in given)
     if lost:
         option = "--reshard" if anew == "shards" else "--refresh-stats"
         raise CorpusError(
-            f"{option}: {len(lost)} scenes of {out} are not among the sources, as {lost[0]}; give all sources that it "
-            "was made of, under the same names"
+            f"{option}: {len(lost)} scenes of {out} are not among the sources, or cannot be read, as {lost[0]}; "
+            "give all sources that it was made of"
         )
 
 

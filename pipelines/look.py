@@ -8,22 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.acquisitions import pair_arguments
+from pipelines.acquisitions import Pair, same_speckle
 from pipelines.cluster import Runner
 from pipelines.entries import Entry, identity_hash
 from pipelines.pool import Pool
 from pipelines.stages import Progress, run_stage
-from pipelines.tasks import print_task, same_speckle_task
+from pipelines.tasks import print_task
 from sarsense.config import BuildConfig
 from sarsense.cut import LEAST_SIDE
 from sarsense.dedup.fingerprint import block_side
 from sarsense.dedup.perceptual import Fingerprints, Pairs, perceptual_pairs, resolve
 from sarsense.errors import SarsenseError
-from sarsense.files import read_json
 from sarsense.sources import SourceFile
 
-_PRINTS, _PAIRS = 256, 32
-"""tiles, and pairs of tiles, a task"""
+_PRINTS = 256
+"""tiles a task"""
 
 
 def look_alikes(
@@ -46,7 +45,12 @@ def look_alikes(
         pairs = _enough(perceptual_pairs(_prints(pool, members, config, work, runner, progress)), config)
         one = np.zeros(len(pairs), bool)
         if "speckle" in config.dedup and config.content != "despeckled":
-            one = _same_speckle(pool, members, pairs, config, work, runner, progress)
+            asked: list[Pair] = [
+                (members[int(i)], members[int(j)], [[1.0, 0.0, -float(right)], [0.0, 1.0, -float(down)]])
+                for i, j, (down, right) in zip(pairs.first, pairs.second, pairs.shift, strict=True)
+            ]
+            found = same_speckle(pool, asked, config.tile_size, config.bits, work, runner, progress)
+            one = np.array([same is True for same in found], bool)
         kept_for = resolve(pairs, [pool.keys[i] for i in members], pool.settled[members])
         told = {
             frozenset((int(i), int(j))): (bool(same), float(correlation))
@@ -68,6 +72,8 @@ def _prints(
         stem = identity_hash(["prints", [[pool.keys[i], pool.content_hashes[i]] for i in part]])
         file = work / "pairs" / f"{stem}.npz"
         tiles = [(pool.files[i], pool.starts[i], float(pool.step_db[i])) for i in part]
+        if not file.exists():
+            file.with_suffix(".json").unlink(missing_ok=True)  # a kill while a finished build tidied up
         entry = Entry(SourceFile("", f"fingerprints of {len(part)} tiles", False))
         jobs.append((entry, file.with_suffix(".json"), (tiles, config.tile_size, config.bits, file)))
         files.append(file)
@@ -87,26 +93,3 @@ def _enough(pairs: Pairs, config: BuildConfig) -> Pairs:
     shared = np.prod(1.0 - np.abs(pairs.shift) / config.tile_size, axis=1)
     keep = shared >= config.overlap
     return Pairs(pairs.first[keep], pairs.second[keep], pairs.correlation[keep], pairs.shift[keep])
-
-
-def _same_speckle(
-    pool: Pool, members: list[int], pairs: Pairs, config: BuildConfig, work: Path, runner: Runner, progress: Progress
-) -> np.ndarray:
-    """bool: whether the tiles of each pair are one acquisition by their speckle."""
-    jobs = []
-    for start in range(0, len(pairs), _PAIRS):
-        arguments, named = [], []
-        for k in range(start, min(start + _PAIRS, len(pairs))):
-            i, j = members[int(pairs.first[k])], members[int(pairs.second[k])]
-            down, right = (float(value) for value in pairs.shift[k])
-            arguments.append(pair_arguments(pool, i, j, [[1.0, 0.0, -right], [0.0, 1.0, -down]]))
-            named.append([pool.keys[i], pool.content_hashes[i], pool.keys[j], pool.content_hashes[j], down, right])
-        result = work / "pairs" / f"{identity_hash(named)}.json"
-        entry = Entry(SourceFile("", f"{len(arguments)} pairs of tiles", False))
-        jobs.append((entry, result, (arguments, config.tile_size, config.bits)))
-    run_stage("compare", runner, progress, same_speckle_task, jobs)
-    verdicts: list[bool] = []
-    for _, result, (arguments, *_) in jobs:
-        tests = read_json(result)["tests"] if result.exists() else [{"same": None}] * len(arguments)
-        verdicts += [test["same"] is True for test in tests]
-    return np.array(verdicts, bool)

@@ -7,6 +7,7 @@ curated as those of a build: the merged corpus does not depend on which of the t
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from sarsense.corpus import (
     duplicate_table,
     open_corpus,
     order_digest,
+    scene_table,
     tile_table,
     write_manifest,
     write_tables,
@@ -48,7 +50,7 @@ def merge(
     check_output(out)
     if (out / "corpus.json").exists():
         raise CorpusError(f"{out}: holds a finished corpus; --out names a new folder")
-    parts = sorted((open_corpus(path) for path in (a, b)), key=lambda corpus: corpus.digest)
+    parts = sorted((open_corpus(path) for path in (a, b)), key=_sorted_by)
     _refuse_unlike(*parts)
     config = BuildConfig(
         **{**{key: _tuple(value) for key, value in parts[0].manifest["config"].items()},
@@ -62,8 +64,9 @@ def merge(
     with open_runner(workers, None) as runner:
         tiles, dropped, guarded = curate_again(rows, sizes, config, work, runner, progress)
         shards = shard_all(tiles, out, config, work, runner, progress)
-    duplicates = _duplicates(parts, dropped)
+    duplicates = _duplicates(parts, dropped, {row["key"] for row in tiles})
     table = tile_table(tiles)
+    scenes = _recounted(scenes, Counter(row["scene"] for row in tiles))
     write_tables(out, table, scenes, duplicates)
     told = list(zip(*(table[column].to_pylist() for column in ("key", "split", "content_hash")), strict=True))
     manifest = {
@@ -88,6 +91,11 @@ def merge(
     left_out = Counter(row["kind"] for row in dropped)
     left_out.update({"in both": same, "guard": guarded})
     return open_corpus(out), {kind: count for kind, count in left_out.items() if count}
+
+
+def _sorted_by(corpus: Corpus) -> tuple[str, str, str]:
+    """So that it does not matter which of two is named first, also where they hold the same tiles."""
+    return corpus.digest, corpus.manifest["order_digest"], json.dumps(corpus.manifest, sort_keys=True)
 
 
 def _tuple(value: Any) -> Any:
@@ -157,8 +165,20 @@ def _scenes(a: Corpus, b: Corpus) -> pa.Table:
     return pa.Table.from_pylist([rows[path] for path in sorted(rows)], a.scenes.schema)
 
 
-def _duplicates(parts: list[Corpus], dropped: list[dict[str, Any]]) -> pa.Table:
-    rows = [row for part in parts for row in part.duplicates.to_pylist()] + dropped
+def _recounted(scenes: pa.Table, kept: Counter[str]) -> pa.Table:
+    """The rows, with the tiles that each scene has now; those that it had before are duplicates."""
+    rows = scenes.to_pylist()
+    for row in rows:
+        if row["status"] == "used":
+            had = row["tiles"] + row["tiles_duplicate"]
+            row["tiles"] = kept[row["scene"]]
+            row["tiles_duplicate"] = max(had - row["tiles"], 0)
+    return scene_table(rows)
+
+
+def _duplicates(parts: list[Corpus], dropped: list[dict[str, Any]], kept: set[str]) -> pa.Table:
+    """What was dropped by either, or now; what one dropped and the other has is no duplicate any more."""
+    rows = [row for part in parts for row in part.duplicates.to_pylist() if row["dropped"] not in kept] + dropped
     unique = {(row["kind"], row["dropped"]): row for row in rows}
     return duplicate_table(unique[key] for key in sorted(unique))
 

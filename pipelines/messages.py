@@ -72,7 +72,7 @@ def _val_share_note(summary: BuildSummary) -> str:
     """A line where the splits came out far from what was asked for, as cells of few scenes do."""
     total = sum(summary.tiles.values())
     found, asked = summary.tiles.get("val", 0) / total, summary.val_share
-    if asked / 2 <= found <= 2 * asked:
+    if asked is None or asked / 2 <= found <= 2 * asked:
         return ""
     return (
         f"  note: {found:.0%} of the tiles are val, {asked:.0%} asked for: whole cells of the ground go to one side, "

@@ -70,7 +70,8 @@ def existing(
     other += [name for name in companions.facts | corpus.manifest["companions"]
               if companions.facts.get(name) != corpus.manifest["companions"].get(name)]  # fmt: skip
     if other:
-        told = ", ".join(f"--{name.replace('_', '-')}" for name in other)
+        told = ", ".join(f"--{name.removesuffix('_km') if name == 'distance_km' else name}" for name in other)
+        told = told.replace("_", "-")
         raise CorpusError(
             f"{out}: holds the finished corpus '{corpus.name}' made with other settings ({told}); give those of "
             "corpus.json, choose another --out, or say --reshard (its dB ranges) or --refresh-stats (new ones) to make "
@@ -87,9 +88,7 @@ def _refuse_damaged(corpus: Corpus) -> None:
         found = path.stat().st_size if path.is_file() else None
         if found != shard.bytes:
             what = "missing" if found is None else f"{found} bytes, expected {shard.bytes}"
-            raise CorpusError(
-                f"{path}: {what}; remove {corpus.root / 'corpus.json'} and run the same command to build it again"
-            )
+            raise CorpusError(f"{path}: {what}; restore it, or --reshard, with all sources, makes the corpus anew")
 
 
 def seal(
@@ -131,13 +130,13 @@ def seal(
         "splits": dict(Counter(split for _, split, _ in told)),
         "scenes": dict(Counter(whole.scenes["status"].to_pylist())),
         "tiles_left_out": dict(counts),
-        "growth": [] if base is None else [*base.manifest["growth"], _grown(base)],
+        "growth": [] if base is None else [*base.manifest["growth"], *([_grown(base)] if tiles else [])],
         "merged": before.get("merged", []),
     }
-    following = next_folder(out)
+    following, anew = next_folder(out), base is None and (out / "corpus.json").exists()
     write_tables(following, whole.tiles, whole.scenes, whole.duplicates)
     write_manifest(following, manifest, all_shards)
-    write_json(out / ".build" / _MOVING, {})
+    write_json(out / ".build" / _MOVING, {"anew": anew})
     _move(out)
     return open_corpus(out)
 
@@ -160,22 +159,22 @@ def _grown(base: Corpus) -> dict[str, Any]:
 
 
 def _move(out: Path) -> None:
-    """Put what lies in `.build/next` in its place; shards of a corpus that is made anew replace all old ones."""
+    """Put what lies in `.build/next` in its place: new shards, and, of a corpus that is made anew, instead of all old
+    ones; then the tables, then corpus.json."""
     following, mark = next_folder(out), out / ".build" / _MOVING
     if (following / "corpus.json").exists():
-        anew = (following / "train").is_dir() or (following / "val").is_dir()
-        if anew:
+        named = {shard["path"] for shard in read_json(following / "corpus.json")["shards"]}
+        if read_json(mark)["anew"]:
             (out / "corpus.json").unlink(missing_ok=True)
-            named = {shard["path"] for shard in read_json(following / "corpus.json")["shards"]}
-            for folder in ("train", "val"):
-                for path in sorted((out / folder).glob("*")):
-                    # one that was moved before a kill is named, and lies in `next` no more
-                    name = path.relative_to(out).as_posix()
-                    if name not in named or (following / name).exists():
-                        path.unlink()
-                for path in sorted((following / folder).glob("*")):
-                    (out / folder).mkdir(exist_ok=True)
-                    path.replace(out / folder / path.name)
+            for path in sorted(path for folder in ("train", "val") for path in (out / folder).glob("*")):
+                # one that was moved before a kill is named, and lies in `next` no more
+                name = path.relative_to(out).as_posix()
+                if name not in named or (following / name).exists():
+                    path.unlink()
+        for name in sorted(named):
+            if (following / name).exists():
+                (out / name).parent.mkdir(exist_ok=True)
+                (following / name).replace(out / name)
         for name in TABLES:
             if (following / name).exists():
                 (following / name).replace(out / name)

@@ -101,7 +101,7 @@ def pool_of(base: Corpus | None, rows: list[dict[str, Any]], sizes: dict[str, in
         splits=np.array(settled["split"] + [None] * len(rows), object),
         acquisitions=both("acquisition"),
         settled=np.arange(count) < there,
-        placed=np.isfinite(rings[:, 0, 0]),
+        placed=np.asarray(np.isfinite(rings).all(axis=(1, 2))),
         rings=rings,
         to_lonlat=to_lonlat,
         flat=np.array([bool(value) for value in both("flat")], bool),

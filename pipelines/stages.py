@@ -187,6 +187,8 @@ def cut_all(
             contents = [member.measurement.content_hash for member in entry.stack or [entry] if member.measurement]
             stem = identity_hash([[[asdict(channel) for channel in one] for one in stacks], contents, decisive])
             entry.codes = work / "cut" / f"{stem}.codes"
+            if not entry.codes.exists():
+                (work / "cut" / f"{stem}.json").unlink(missing_ok=True)  # a kill while a finished build tidied up
             sources = [stamp for member in entry.stack or [entry] for stamp in member.stamps()]
             arguments = (stacks, entry.identity, config, sources, entry.codes)
             jobs.append((entry, work / "cut" / f"{stem}.json", arguments))
@@ -248,7 +250,9 @@ def shard_all(
     jobs = []
     for relative, split, members in plan:
         described = [(t["codes"], t["start"], _description(t, config.bits)) for t in members]
-        identity = identity_hash([relative, [d for _, _, d in described], [t["content_hash"] for t in members]])
+        identity = identity_hash(
+            [str(out), relative, [d for _, _, d in described], [t["content_hash"] for t in members]]
+        )
         result = work / "shard" / f"{identity}.json"
         if not (result.exists() and (out / relative).exists()):
             result.unlink(missing_ok=True)

@@ -73,15 +73,20 @@ def shard_task(
 
 
 def same_speckle_task(pairs: list[dict[str, Any]], side: int, bits: int, result: Path) -> None:
-    """Whether the tiles of each pair (`pipelines.acquisitions.pair_arguments`) are one acquisition by their speckle."""
-    tests = []
+    """Whether the tiles of each pair (`pipelines.acquisitions`) are one acquisition by their speckle; null where it
+    cannot be told, as of maps that are none."""
+    tests: list[dict[str, Any]] = []
     for pair in pairs:
         a, b = (
             read_codes(file, start, (side, side), code_dtype(bits))
             for file, start in zip(pair["files"], pair["starts"], strict=True)
         )
-        found = same_speckle(a, b, tuple(pair["step_db"]), tuple(pair["looks"]), np.array(pair["to_b"]))
-        tests.append({"same": found.same, "correlation": found.correlation, "expected": found.expected})
+        try:
+            found = same_speckle(a, b, tuple(pair["step_db"]), tuple(pair["looks"]), np.array(pair["to_b"], np.float64))
+        except (ValueError, np.linalg.LinAlgError) as error:
+            tests.append({"same": None, "reason": str(error)})
+        else:
+            tests.append({"same": found.same, "correlation": found.correlation, "expected": found.expected})
     write_json(result, {"tests": tests})
 
 

@@ -65,7 +65,7 @@ class BuildConfig:
     val_sensors: tuple[str, ...] = ()
     """all tiles of these sensors are val, and no others; empty: cells decide"""
     dedup: tuple[DedupTest, ...] = DEDUP_TESTS
-    """tests for duplicates that are made (docs/duplicates.md)"""
+    """tests for duplicates that are made (docs/duplicates.md); scenes of one content and place are always one"""
     overlap: float = 0.6
     """share of a tile's ground that another tile of the same acquisition covers where it is a duplicate"""
     max_repeats: int | None = None

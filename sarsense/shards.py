@@ -176,7 +176,7 @@ def _map(path: Path, size: int) -> np.ndarray:
             if found != size:
                 raise ShardError(
                     f"{path}: {found} bytes, the corpus says {size}: truncated or changed. "
-                    "Run `sarsense shards verify`; restore it, or remove corpus.json and run the same build again"
+                    "Run `sarsense shards verify`; restore it, or `sarsense build --reshard` makes the corpus anew"
                 )
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except OSError as error:

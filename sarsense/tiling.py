@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyproj
 
+from sarsense.errors import SceneError
 from sarsense.geometry import to_lonlat
 from sarsense.scene import Scene
 
+_TRIFLE = 0.01
+"""degrees: less than a pixel of any global grid"""
 EDGE_POINTS = 5
 """points along each edge of a footprint: straight in pixels is curved on the ground"""
 
@@ -52,13 +55,28 @@ def place_tiles(scene: Scene, cols: np.ndarray, rows: np.ndarray, tile: int) -> 
     ring_rows = np.concatenate([ring_rows, [middle, middle, middle + 1]])
     lon, lat = to_lonlat(scene, cols[:, None] + ring_cols, rows[:, None] + ring_rows)
     lon = _continuous(lon)
-    points = np.stack([lon, lat], axis=-1).reshape(count, -1, 2)
+    points = _on_earth(scene, np.stack([lon, lat], axis=-1).reshape(count, -1, 2))
     centre, right, below = points[:, -3], points[:, -2], points[:, -1]
     geod = pyproj.Geod(ellps="WGS84")
     spacing = [geod.inv(*centre.T, *to.T)[2] for to in (right, below)]
     pixels = np.column_stack([ring_cols[:-3], ring_rows[:-3], np.ones(4 * EDGE_POINTS)])
     fitted = np.einsum("kp,npx->nxk", np.linalg.pinv(pixels), points[:, :-3])
     return Placement(points[:, :-3], centre, np.stack(spacing, axis=-1), fitted.reshape(count, 6))
+
+
+def _on_earth(scene: Scene, points: np.ndarray) -> np.ndarray:
+    """The points (n, k, 2); those of a global grid that lie a trifle beyond a pole, on it. SceneError for others that
+    lie nowhere."""
+    lat = points[..., 1]
+    beyond = ~np.isfinite(points).all(axis=-1) | (np.abs(lat) > 90.0 + _TRIFLE)
+    if beyond.any():
+        lon, lat = points[beyond][0]
+        raise SceneError(
+            f"georeferencing ({scene.crs}): places pixels on Earth expected, found one at longitude {lon:.6g}, "
+            f"latitude {lat:.6g}; mend its CRS or transform"
+        )
+    points[..., 1] = np.clip(lat, -90.0, 90.0)
+    return points
 
 
 def _continuous(lon: np.ndarray) -> np.ndarray:

@@ -43,6 +43,12 @@ def write_datasheet(corpus: Corpus) -> list[Path]:
     return [readme, *written]
 
 
+def is_current(corpus: Corpus) -> bool:
+    """Whether the corpus's folder has its datasheet, and not one of an earlier state."""
+    readme = corpus.root / "README.md"
+    return readme.is_file() and corpus.manifest["order_digest"] in readme.read_text(encoding="utf-8")
+
+
 def datasheet(corpus: Corpus) -> str:
     """The Markdown of a corpus's README. Reads the tables alone. Raises CorpusError where it has no tiles."""
     table = corpus.tiles(columns=COLUMNS)

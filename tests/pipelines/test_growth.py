@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from pipelines import output
 from pipelines.build import build
@@ -168,6 +169,72 @@ def test_making_anew_without_all_sources_is_refused(days, corpus):
     assert verify_corpus(open_corpus(corpus)) == []
 
 
+def test_what_a_killed_reshard_left_does_not_come_into_a_growth(days, corpus):
+    stale = output.next_folder(corpus) / "train"
+    stale.mkdir(parents=True)
+    for shard in open_corpus(corpus).shards:  # under the names of shards that the corpus has
+        (stale / Path(shard.path).name).write_bytes(b"of another plan")
+    old = shard_bytes(corpus)
+    build([str(days[1])], corpus, CONFIG, workers=0)
+    assert verify_corpus(open_corpus(corpus)) == [] and old.items() < shard_bytes(corpus).items()
+
+
+def test_making_anew_with_a_source_that_cannot_be_read_is_refused(days, before, tmp_path):
+    sources = shutil.copytree(days[0], tmp_path / "sources")
+    build([str(sources)], tmp_path / "own", CONFIG, workers=0)
+    whole = content(tmp_path / "own")
+    (sources / "sim-001.tif").write_bytes((sources / "sim-001.tif").read_bytes()[:2000])
+    with pytest.raises(SarsenseError, match=r"--refresh-stats: 1 scenes .*cannot be read, as sim-001\.tif"):
+        build([str(sources)], tmp_path / "own", CONFIG, workers=0, anew="stats")
+    assert content(tmp_path / "own") == whole
+
+
+def test_a_scene_of_the_corpus_that_cannot_be_read_now_keeps_its_row(days, corpus, tmp_path):
+    shutil.rmtree(corpus / ".build")  # as of a corpus that was copied here: only content tells a file
+    sources = shutil.copytree(days[0], tmp_path / "sources")
+    (sources / "sim-001.tif").write_bytes(b"damaged")
+    rows = open_corpus(corpus).scenes.to_pylist()
+    build([str(sources), str(days[1])], corpus, CONFIG, workers=0)
+    grown = {row["path"]: row for row in open_corpus(corpus).scenes.to_pylist()}
+    assert all(grown[row["path"]] == row for row in rows) and grown.keys() - {row["path"] for row in rows} == {
+        "sim-003.tif"
+    }
+
+
+def test_the_second_polarisation_completes_a_stack(tmp_path):
+    simulate(tmp_path / "sim", scenes=1, size=128, looks=4.0, seed=1)
+    source = next((tmp_path / "sim" / "scenes").glob("*"))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    stacked = {"bands": "stack", "polarisations": ("VV", "VH"), "unit": "power"}
+    config = replace(CONFIG, tile_size=32, val_share=0.0, **stacked)
+    other = shutil.copy(source, folder / "whole.tif")  # holds both, so that there is a corpus
+    with rasterio.open(source) as dataset:
+        east = rasterio.Affine(*dataset.transform[:2], dataset.transform.c + 40_000.0, *dataset.transform[3:6])
+        moved = {**dataset.profile, "count": 1, "transform": east}
+        for index, name in ((1, "VV"), (2, "VH")):
+            with rasterio.open(folder / f"part_{name}.tif", "w", **moved) as target:
+                target.write(dataset.read(index), 1)
+                target.update_tags(**dataset.tags())
+    build([str(other), str(folder / "part_VV.tif")], tmp_path / "corpus", config, workers=0)
+    first = len(open_corpus(tmp_path / "corpus").tiles())
+    build([str(folder)], tmp_path / "corpus", config, workers=0)
+    assert len(open_corpus(tmp_path / "corpus").tiles()) == 2 * first
+
+
+def test_records_without_pixels_are_cut_again(days, corpus):
+    """A kill while a finished build tidies up may leave the record of a cut, and not its codes."""
+    build([str(days[1])], corpus, CONFIG, workers=0)
+    whole = shard_bytes(corpus)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.build.clean", lambda work: None)
+        build([str(days[0]), str(days[1])], corpus, CONFIG, workers=0, anew="shards")
+    for codes in (corpus / ".build" / "cut").glob("*.codes"):
+        codes.unlink()
+    build([str(days[0]), str(days[1])], corpus, CONFIG, workers=0, anew="shards")
+    assert verify_corpus(open_corpus(corpus)) == [] and whole.keys() >= shard_bytes(corpus).keys()
+
+
 def test_a_corpus_of_an_older_format_reads_and_does_not_grow(days, tmp_path):
     old = shutil.copytree(OLD, tmp_path / "old")
     corpus = open_corpus(old)
@@ -213,6 +280,17 @@ def test_a_merged_corpus_holds_the_tiles_of_both_whatever_their_order(days, befo
     assert {row["digest"] for row in one.manifest["merged"]} == {a.digest, b.digest}
     paths = one.scenes["path"].to_pylist()
     assert paths == sorted(set(a.scenes["path"].to_pylist()) | set(b.scenes["path"].to_pylist()))
+
+
+def test_corpora_of_the_same_tiles_merge_alike_whichever_comes_first(days, before, tmp_path):
+    moved = shutil.copytree(days[0], tmp_path / "elsewhere" / "deep")
+    build([str(moved.parent)], tmp_path / "same", CONFIG, workers=0)  # the same tiles from sources of other names
+    assert open_corpus(tmp_path / "same").digest == open_corpus(before).digest
+    one, _ = merge(before, tmp_path / "same", tmp_path / "one", None, "1", 0, Silent())
+    two, _ = merge(tmp_path / "same", before, tmp_path / "two", None, "1", 0, Silent())
+    assert content(one.root) == content(two.root)
+    assert sum(row["tiles"] or 0 for row in one.scenes.to_pylist() if row["path"].startswith("sim")) == len(one.tiles())
+    assert not set(one.duplicates["dropped"].to_pylist()) & set(one.tiles()["key"].to_pylist())
 
 
 def test_corpora_of_other_settings_or_ranges_are_not_merged(days, before, tmp_path):
