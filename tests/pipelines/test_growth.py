@@ -214,7 +214,7 @@ def test_the_second_polarisation_completes_a_stack(tmp_path):
         moved = {**dataset.profile, "count": 1, "transform": east}
         for index, name in ((1, "VV"), (2, "VH")):
             with rasterio.open(folder / f"part_{name}.tif", "w", **moved) as target:
-                target.write(dataset.read(index), 1)
+                target.write(dataset.read(index)[::-1], 1)  # other ground
                 target.update_tags(**dataset.tags())
     build([str(other), str(folder / "part_VV.tif")], tmp_path / "corpus", config, workers=0)
     first = len(open_corpus(tmp_path / "corpus").tiles())
