@@ -1,6 +1,6 @@
 # make demo [SCENES=dir]   the whole path in ten minutes: scenes -> corpus -> pre-training -> probe
 #           [OUT=dir]      where to (demo): a new folder, or one of an earlier demo, which is replaced
-# make test                the whole test suite            (SLOW=1: the long ones too)
+# make test                the whole test suite            (SLOW=1: the long ones too; JOBS: processes, 2)
 # make lint                ruff and pyright
 # make bench               the benchmarks: tables on standard output
 #
@@ -11,6 +11,7 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 VENV ?= .venv
 OUT ?= demo
 SCENES ?=
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -29,7 +30,7 @@ demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" docs/demo.sh $(OUT) $(SCENES)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(if $(SLOW),,-m 'not slow')
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(if $(SLOW),,-m 'not slow')
 
 lint: $(READY)
 	$(BIN)/ruff check .
