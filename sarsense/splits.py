@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import shapely
@@ -28,6 +27,7 @@ from scipy.spatial import KDTree
 from shapely.geometry.base import BaseGeometry
 
 from sarsense.errors import SceneError, SettingError
+from sarsense.geojson import read_geojson
 
 Split = Literal["train", "val", "guard"]
 _KM_PER_DEGREE = 111.195
@@ -279,67 +279,17 @@ class _Rings:
 
 
 def read_region(path: Path) -> BaseGeometry:
-    """The union of the polygons of a GeoJSON file (RFC 7946: lon and lat of WGS 84), for `split_of_region`.
-
-    SettingError for a file that is no such thing.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise SettingError(f"{path}: a GeoJSON region expected, {error} found: check the path or export anew") from None
-    polygons = [_polygon(path, geometry) for geometry in _geometries(path, content)]
-    if not polygons:
-        raise SettingError(f"{path}: at least one polygon expected, none found: draw the region of val")
+    """The union of the polygons of a GeoJSON file, for `split_of_region`. Raises SettingError."""
+    names, polygons = read_geojson(path)
+    for name, polygon in zip(names, polygons, strict=True):
+        if polygon.geom_type not in ("Polygon", "MultiPolygon"):
+            raise SettingError(
+                f"{path}: {name}: expected Polygon or MultiPolygon, found {polygon.geom_type}; keep the areas of val"
+            )
+        if not polygon.is_valid:
+            reason = shapely.is_valid_reason(polygon)
+            raise SettingError(f"{path}: {name}: expected an area without self-intersections, found {reason}; mend it")
     return shapely.union_all(polygons)
-
-
-def _geometries(path: Path, content: Any) -> Iterator[Any]:
-    """Of a FeatureCollection, a Feature or a geometry."""
-    if not isinstance(content, dict):
-        raise SettingError(f"{path}: a GeoJSON object expected, JSON of another kind found: export it as GeoJSON")
-    if "crs" in content and not re.search(r"(CRS84|EPSG:+4326)['\"}\s]*$", str(content["crs"])):
-        raise SettingError(
-            f"{path}: longitudes and latitudes of WGS 84 expected, crs {content['crs']} found: "
-            "reproject with ogr2ogr -t_srs EPSG:4326 -lco RFC7946=YES"
-        )
-    if content.get("type") == "FeatureCollection":
-        features = content.get("features")
-        for feature in features if isinstance(features, list) else []:
-            yield from _geometries(path, feature)
-    elif content.get("type") == "Feature":
-        yield content.get("geometry")
-    else:
-        yield content
-
-
-def _polygon(path: Path, geometry: Any) -> BaseGeometry:
-    kind = geometry.get("type") if isinstance(geometry, dict) else geometry
-    if kind not in ("Polygon", "MultiPolygon"):
-        raise SettingError(f"{path}: Polygon or MultiPolygon expected, {kind} found: keep only the areas of val")
-    try:
-        polygon = shapely.force_2d(shapely.from_geojson(json.dumps(geometry)))
-        coordinates = shapely.get_coordinates(polygon)
-    except (shapely.errors.GEOSException, ValueError, TypeError) as error:
-        raise SettingError(f"{path}: rings of lon, lat expected, {error} found: export the file anew") from None
-    if not (np.abs(coordinates) <= [180.0, 90.0]).all():
-        worst = coordinates[~(np.abs(coordinates) <= [180.0, 90.0]).all(axis=1)][0]
-        raise SettingError(
-            f"{path}: lon from -180 to 180 and lat from -90 to 90 expected, {worst[0]:g}, {worst[1]:g} found: "
-            "reproject to EPSG:4326, and cut areas at 180 degrees"
-        )
-    if polygon.is_empty or not polygon.is_valid:
-        reason = "none" if polygon.is_empty else shapely.is_valid_reason(polygon)
-        raise SettingError(f"{path}: an area without self-intersections expected, {reason} found: mend the geometry")
-    width = max(
-        float(np.abs(np.diff(shapely.get_coordinates(ring)[:, 0])).max())
-        for part in shapely.get_parts(polygon)
-        for ring in (part.exterior, *part.interiors)
-    )
-    if 180.0 < width < 360.0:
-        raise SettingError(
-            f"{path}: edges up to 180 degrees of lon expected, {width:g} found: cut areas at 180 degrees"
-        )
-    return polygon
 
 
 def read_names(path: Path) -> tuple[str, ...]:

@@ -11,22 +11,19 @@ either contains the tile whole, and so its centre, or is far from it.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
 from scipy.spatial import KDTree
-from shapely.geometry import shape
 
 from sarsense.dedup.overlap import Ground, draw, frame, in_plane, njit, on_earth, to_degrees
 from sarsense.errors import SettingError
+from sarsense.geojson import lines, read_geojson
 
 _KM_PER_DEGREE = 111.7
 """the longest degree, along a meridian at the poles"""
@@ -73,23 +70,11 @@ def parse_distance(text: str) -> float:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """The geometries of a GeoJSON file: a FeatureCollection, a Feature or a geometry. Raises SettingError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise SettingError(f"{path}: no such file; expected a GeoJSON of evaluation footprints") from error
-    except (OSError, ValueError) as error:
-        raise SettingError(f"{path}: expected GeoJSON, found what cannot be read as JSON ({error})") from error
-    names: list[str] = []
-    geometries: list[shapely.Geometry] = []
-    for name, value in _features(path, content):
-        names.append(name)
-        geometries.append(_geometry(path, name, value))
-    if not geometries:
-        raise SettingError(f"{path}: expected evaluation footprints, found a FeatureCollection without features")
+    """The geometries of a GeoJSON file. Raises SettingError."""
+    names, geometries = read_geojson(path)
     out = np.empty(len(geometries), object)
-    out[:] = geometries
-    return Evaluation(tuple(names), out)
+    out[:] = [one if one.is_valid else shapely.make_valid(one) for one in geometries]
+    return Evaluation(names, out)
 
 
 def near(ground: Ground, geometries: np.ndarray, distance_km: float) -> Near:
@@ -123,76 +108,11 @@ def near(ground: Ground, geometries: np.ndarray, distance_km: float) -> Near:
     return Near(index, nearest[index], distance[index])
 
 
-def _features(path: Path, content: Any) -> Iterator[tuple[str, Any]]:
-    kind = content.get("type") if isinstance(content, dict) else None
-    if kind == "FeatureCollection":
-        features = content.get("features")
-        if not isinstance(features, list):
-            raise SettingError(f"{path}: expected a list of features, found {type(features).__name__}")
-        for number, feature in enumerate(features, 1):
-            if not isinstance(feature, dict) or feature.get("type") != "Feature":
-                raise SettingError(f"{path}: feature {number}: expected a GeoJSON Feature, found {str(feature)[:60]}")
-            yield _name(feature, number), feature.get("geometry")
-    elif kind == "Feature":
-        yield _name(content, 1), content.get("geometry")
-    elif isinstance(content, dict) and ("coordinates" in content or "geometries" in content):
-        yield "feature 1", content
-    else:
-        found = f"type '{kind}'" if kind else f"a JSON {type(content).__name__} without a type"
-        raise SettingError(f"{path}: expected a GeoJSON FeatureCollection, Feature or geometry, found {found}")
-
-
-def _name(feature: dict[str, Any], number: int) -> str:
-    properties = feature.get("properties")
-    said = properties if isinstance(properties, dict) else {}
-    for value in (said.get("name"), said.get("id"), said.get("title"), feature.get("id")):
-        if isinstance(value, str | int) and str(value):
-            return str(value)
-    return f"feature {number}"
-
-
-def _geometry(path: Path, name: str, value: Any) -> shapely.Geometry:
-    try:
-        geometry = shapely.force_2d(shape(value))
-    except Exception as error:  # shapely raises what it comes upon: TypeError, KeyError, IndexError, GEOSException
-        found = value.get("type", value) if isinstance(value, dict) else value
-        raise SettingError(f"{path}: {name}: expected a GeoJSON geometry, found {str(found)[:60]}") from error
-    points = shapely.get_coordinates(geometry)
-    if not len(points):
-        raise SettingError(f"{path}: {name}: expected a geometry with coordinates, found an empty one; remove it")
-    bad = ~((np.abs(points[:, 0]) <= 540) & (np.abs(points[:, 1]) <= 90))
-    if bad.any():
-        found = points[bad][0].tolist()
-        raise SettingError(f"{path}: {name}: expected lon and lat in degrees, found {found}; convert it to EPSG:4326")
-    _, lines = _lines(np.array([geometry], object))
-    for line in lines:
-        step = np.abs(np.diff(line[:, 0])).max(initial=0.0)
-        if 180 < step < 360:
-            raise SettingError(
-                f"{path}: {name}: expected edges of at most 180 degrees of longitude, found one of {step:g}; "
-                "cut the geometry at 180 degrees or write its longitudes past 180"
-            )
-    return geometry if shapely.is_valid(geometry) else shapely.make_valid(geometry)
-
-
-def _lines(geometries: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The geometry (int64) and the vertices (float64 (v, 2), one for a point) of each point, line and ring."""
-    parts, owner = shapely.get_parts(geometries, return_index=True)
-    while (shapely.get_type_id(parts) >= 4).any():  # collections may hold collections
-        parts, inner = shapely.get_parts(parts, return_index=True)
-        owner = owner[inner]
-    polygon = shapely.get_type_id(parts) == 3
-    rings, inner = shapely.get_rings(parts[polygon], return_index=True)
-    owner = np.concatenate([owner[~polygon], owner[polygon][inner]])
-    points, whose = shapely.get_coordinates(np.concatenate([parts[~polygon], rings]), return_index=True)
-    return owner, np.split(points, np.searchsorted(whose, np.arange(1, len(owner))))
-
-
 def _pieces(geometries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Start and end (float64 (p, 3), Earth-centred km) of short pieces of all boundaries, and whose they are."""
-    owner, lines = _lines(geometries)
-    starts = [line[:-1] if len(line) > 1 else line for line in lines]
-    ends = [line[1:] if len(line) > 1 else line for line in lines]
+    owner, boundaries = lines(geometries)
+    starts = [line[:-1] if len(line) > 1 else line for line in boundaries]
+    ends = [line[1:] if len(line) > 1 else line for line in boundaries]
     owner = np.repeat(owner, [len(start) for start in starts])
     start, end = np.concatenate(starts), np.concatenate(ends)
     step = np.abs(end - start)
