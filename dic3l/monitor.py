@@ -51,8 +51,9 @@ _NAMES = {
 """fields of `Losses` -> names in metrics.jsonl"""
 _COLUMNS = [_NAMES[name] for name in Losses._fields] + ["gradient_norm"]
 """of what is known of a step"""
-COLLAPSED_STD, _COLLAPSED_LINES = 0.1, 3
-"""feature_std below which so many lines in a row are called a collapse"""
+COLLAPSED_STD, COLLAPSED_RANK, _COLLAPSED_LINES = 0.1, 10.0, 3
+"""feature_std and effective rank below which so many lines in a row are called a collapse. Both, since vectors about a
+common mean may differ little and yet in all directions: young networks do whose keys no batch normalises"""
 _GRACE = 0.05
 """of a run: an untrained network may tell tiles apart hardly at all"""
 
@@ -131,8 +132,10 @@ def collapsed(rows: Sequence[Mapping[str, Any]], done: int, total: int) -> bool:
     """Whether the last lines of metrics, after `done` of `total` steps, say that all tiles look alike to it."""
     if done < _GRACE * total:
         return False
-    last = [row.get("feature_std", 1.0) for row in rows[-_COLLAPSED_LINES:]]
-    return len(last) == _COLLAPSED_LINES and max(last) < COLLAPSED_STD
+    last = rows[-_COLLAPSED_LINES:]
+    return len(last) == _COLLAPSED_LINES and all(
+        row.get("feature_std", 1.0) < COLLAPSED_STD and row.get("effective_rank", 0.0) < COLLAPSED_RANK for row in last
+    )
 
 
 def _rounded(value: Any) -> Any:

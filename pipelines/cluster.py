@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from sarsense.errors import SarsenseError
 
 _IN_FLIGHT_PER_WORKER = 4
 _RETRIES = 2
+_START_SECONDS = 60
 _IGNORE_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """for workers that Dask starts later, in place of dead ones"""
 
@@ -127,6 +128,8 @@ def open_runner(workers: int, scheduler: str | None) -> Iterator[Runner]:
             )
         with cluster, Client(cluster) as client:
             yield DaskRunner(client)
+            with suppress(TimeoutError):  # Dask cannot close a worker that it is just starting in a dead one's place
+                client.wait_for_workers(workers, timeout=_START_SECONDS)
 
 
 @contextmanager

@@ -90,6 +90,13 @@ def test_three_lines_of_collapsed_features_raise_the_alarm_once_and_its_end_is_t
     assert told[1].startswith("step 60: feature_std is 0.2 again")
 
 
+def test_vectors_that_differ_little_but_in_all_directions_raise_none(tmp_path, capsys):
+    with Monitor(tmp_path, 0, 100, CONFIG) as monitor:
+        for number in range(5):
+            monitor.log(10 * (number + 1), 1.0, VALUES | {"feature_std": 0.07, "effective_rank": 30.0}, TIMING)
+    assert "ALARM" not in capsys.readouterr().err
+
+
 def losses(value: float) -> Losses:
     return Losses(*(torch.tensor(value + index) for index in range(len(Losses._fields))))
 

@@ -64,7 +64,11 @@ def test_status_before_the_first_line_and_of_a_line_being_written(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({"feature_std": 0.01}, "collapse"), ({"data_wait": 0.5}, "waits for data 50%"), ({"loss": float("nan")}, "nan")],
+    [
+        ({"feature_std": 0.01, "effective_rank": 2.0}, "collapse"),
+        ({"data_wait": 0.5}, "waits for data 50%"),
+        ({"loss": float("nan")}, "nan"),
+    ],
 )
 def test_status_says_what_looks_wrong(tmp_path: Path, changes, told):
     run = a_run(tmp_path / "run", 50, **changes)
