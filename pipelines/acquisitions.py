@@ -236,7 +236,7 @@ def _all_settled(pool: Pool, indices: list[int]) -> bool:
 
 
 def _most_shared(ground: Ground, a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
-    """Up to `PAIRS` pairs of tiles, each tile in one, that share the most of their ground; not flat ones first."""
+    """Up to `PAIRS` pairs of tiles, each tile in one, that share the most of their ground."""
     tree = KDTree(ground.centres[b])
     count = min(9, len(b))
     distance, nearest = tree.query(ground.centres[a], k=count)

@@ -99,10 +99,10 @@ class _Choice:
         """Make the tests for duplicates that are wanted, and tell acquisitions and places."""
         if "exact" in self._config.dedup:
             self.exact()
-        known = self._known = self.same_acquisition(work, runner, progress)
+        self._known = self.same_acquisition(work, runner, progress)
         if "perceptual" in self._config.dedup:
             self.alike(work, runner, progress)
-        self.repeats(known)
+        self.repeats()
         self.flat()
 
     def staying(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -199,20 +199,27 @@ class _Choice:
         known = acquisitions(pool, placed, speckle, config.tile_size, config.bits, work, runner, progress)
         if not len(placed) or not {"geographic", "speckle"} & set(config.dedup):
             return known
-        found = covered_by_same_acquisition(
+        found = covered_by_same_acquisition(*self._on_ground(placed, known), config.overlap)
+        for index, kept, share in zip(placed[found.index], placed[found.kept], found.share, strict=True):
+            kind = "geographic" if known.stated(pool.scenes[index], pool.scenes[kept]) else "speckle"
+            if kind in config.dedup:
+                self._drop(kind, int(index), pool.keys[kept], round(1.0 - float(share), 4))
+        return known
+
+    def _on_ground(
+        self, placed: np.ndarray, known: Acquisitions
+    ) -> tuple[Ground, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What `sarsense.dedup.geographic` is told of the tiles `placed`: ground, scene, acquisition, polarisation,
+        rank, settled."""
+        pool = self._pool
+        return (
             Ground.of(pool.rings[placed]),
             _numbers(pool.scenes[i] for i in placed),
             _numbers(known.of_scene[pool.scenes[i]] for i in placed),
             _numbers(pool.polarisations[i] for i in placed),
             pool.rank[placed],
             pool.settled[placed],
-            config.overlap,
         )
-        for index, kept, share in zip(placed[found.index], placed[found.kept], found.share, strict=True):
-            kind = "geographic" if known.stated(pool.scenes[index], pool.scenes[kept]) else "speckle"
-            if kind in config.dedup:
-                self._drop(kind, int(index), pool.keys[kept], round(1.0 - float(share), 4))
-        return known
 
     def alike(self, work: Path, runner: Runner, progress: Progress) -> None:
         """Unplaced tiles that show the same: of one acquisition by their speckle, else by their look."""
@@ -221,20 +228,13 @@ class _Choice:
         for kind, index, kept, distance in look_alikes(pool, unplaced, config, work, runner, progress):
             self._drop(kind, index, pool.keys[kept], distance)
 
-    def repeats(self, known: Acquisitions) -> None:
+    def repeats(self) -> None:
         """The place of each tile; of more than --max-repeats observations those go that add least to its year."""
         pool, config = self._pool, self._config
         placed = np.flatnonzero(pool.placed & self._staying())
         if not len(placed):
             return
-        found = places(
-            Ground.of(pool.rings[placed]),
-            _numbers(pool.scenes[i] for i in placed),
-            _numbers(known.of_scene[pool.scenes[i]] for i in placed),
-            _numbers(pool.polarisations[i] for i in placed),
-            pool.rank[placed],
-            pool.settled[placed],
-        )
+        found = places(*self._on_ground(placed, self._known))
         leaders: dict[int, int] = {}
         for index in placed[np.lexsort((pool.rank[placed], ~pool.settled[placed]))].tolist():
             leaders.setdefault(int(found[np.searchsorted(placed, index)]), index)

@@ -25,10 +25,9 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import (
     FORMAT,
     Corpus,
-    corpus_digest,
     duplicate_table,
+    identity,
     open_corpus,
-    order_digest,
     scene_table,
     tile_table,
     write_manifest,
@@ -68,19 +67,16 @@ def merge(
     table = tile_table(tiles)
     scenes = _recounted(scenes, Counter(row["scene"] for row in tiles))
     write_tables(out, table, scenes, duplicates)
-    told = list(zip(*(table[column].to_pylist() for column in ("key", "split", "content_hash")), strict=True))
     manifest = {
         **{key: parts[0].manifest[key] for key in ("companions", "tile_shape", "dtype")},
         "name": config.name,
         "version": version,
-        "digest": corpus_digest(told),
-        "order_digest": order_digest(told),
+        **identity(table),
         "sarsense": sarsense.__version__,
         "config": {**parts[0].manifest["config"], "name": config.name, "version": version},
         "stats_from": min((part.manifest["stats_from"] for part in parts), key=str),
         "groups": {**parts[0].manifest["groups"], **parts[1].manifest["groups"]},
         "statistics": _statistics(*parts),
-        "splits": dict(Counter(split for _, split, _ in told)),
         "scenes": dict(Counter(scenes["status"].to_pylist())),
         "tiles_left_out": _left_out(parts, same + len(dropped), guarded),
         "growth": [],

@@ -24,10 +24,9 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import (
     TABLES,
     Corpus,
-    corpus_digest,
     duplicate_table,
+    identity,
     open_corpus,
-    order_digest,
     scene_table,
     tile_table,
     write_manifest,
@@ -108,8 +107,7 @@ def seal(
     base: the corpus that grows: its rows, shards, ranges and counts stay, those given come behind them.
     """
     whole = join(base, tile_table(tiles), scene_table(map(scene_row, entries)), duplicate_table(duplicates))
-    told = list(zip(*(whole.tiles[name].to_pylist() for name in ("key", "split", "content_hash")), strict=True))
-    used = {name for row in whole.tiles["channels"].to_pylist() for name in {channel["group"] for channel in row}}
+    used = {channel["group"] for tile in tiles for channel in tile["channels"]}
     before = {} if base is None else base.manifest
     counts = Counter(before.get("tiles_left_out", {}))
     counts.update(left_out(entries))
@@ -117,8 +115,7 @@ def seal(
     manifest = {
         "name": config.name,
         "version": config.version,
-        "digest": corpus_digest(told),
-        "order_digest": order_digest(told),
+        **identity(whole.tiles),
         "sarsense": sarsense.__version__,
         "config": asdict(config),
         "companions": companions.facts,
@@ -127,7 +124,6 @@ def seal(
         "dtype": code_dtype(config.bits).name,
         "groups": {**{n: v for n, v in ranges.groups.items() if n in used}, **before.get("groups", {})},
         "statistics": {**{n: v for n, v in ranges.statistics.items() if n in used}, **before.get("statistics", {})},
-        "splits": dict(Counter(split for _, split, _ in told)),
         "scenes": dict(Counter(whole.scenes["status"].to_pylist())),
         "tiles_left_out": dict(counts),
         "growth": [] if base is None else [*base.manifest["growth"], *([_grown(base)] if tiles else [])],

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -212,6 +213,16 @@ def corpus_digest(tiles: Iterable[tuple[str, str, str]]) -> str:
     return order_digest(sorted(tiles))
 
 
+def identity(tiles: pa.Table) -> dict[str, Any]:
+    """What corpus.json says of tiles.parquet: `digest`, `order_digest`, and the tiles of each split."""
+    told = list(zip(*(tiles[name].to_pylist() for name in ("key", "split", "content_hash")), strict=True))
+    return {
+        "digest": corpus_digest(told),
+        "order_digest": order_digest(told),
+        "splits": dict(Counter(split for _, split, _ in told)),
+    }
+
+
 def tile_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rows of tiles.parquet, with `ring` (lon, lat of a footprint, not closed) in place of `footprint`."""
     made = [{**row, "footprint": footprint_wkb(np.array(row["ring"])) if row["ring"] else None} for row in rows]
@@ -320,8 +331,8 @@ def verify_corpus(corpus: Corpus) -> list[str]:
             rows[row["shard"]].append(row)
         else:
             problems.append(f"tiles.parquet: tile {row['key']} lies in {row['shard']}, which corpus.json does not name")
-    told = list(zip(*(table[name].to_pylist() for name in ("key", "split", "content_hash")), strict=True))
-    for name, digest in (("digest", corpus_digest(told)), ("order_digest", order_digest(told))):
+    found = identity(table)
+    for name, digest in ((name, found[name]) for name in ("digest", "order_digest")):
         # of format 2 the digest was that of the order
         if (expected := corpus.manifest[name]) != digest and not (name == "digest" and corpus.manifest["format"] == 2):
             problems.append(f"tiles.parquet: its {name} is {digest[:12]}..., corpus.json says {expected[:12]}...")

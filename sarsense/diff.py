@@ -82,7 +82,7 @@ def _tiles(corpus: Corpus) -> dict[str, tuple[Any, ...]]:
     names = ["key", "content_hash", "split", "lo_db", "hi_db", "enl_bias_db"]
     table = corpus.tiles(columns=names)
     columns = [table[name].to_pylist() for name in names]
-    return {key: rest for key, *rest_list in zip(*columns, strict=True) for rest in [tuple(rest_list)]}
+    return {key: tuple(rest) for key, *rest in zip(*columns, strict=True)}
 
 
 def _used(corpus: Corpus) -> set[str]:
