@@ -103,9 +103,10 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from dic3l import trainer
+from dic3l.writer import CheckpointWriter
 from tests.dic3l.test_trainer import run_tiny
 
-step, calls = trainer.training_step, 0
+step, save, calls = trainer.training_step, CheckpointWriter.save, 0
 
 def kill(*arguments):
     global calls
@@ -114,7 +115,11 @@ def kill(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*arguments)
 
-trainer.training_step = kill
+def save_now(writer, checkpoint):  # as on a disk so fast that no step passes meanwhile
+    save(writer, checkpoint)
+    writer.failed(wait=True)
+
+trainer.training_step, CheckpointWriter.save = kill, save_now
 run_tiny(Path(sys.argv[1]), **json.loads(sys.argv[3]))
 """
 
