@@ -15,12 +15,13 @@ from rasterio.windows import Window
 
 from benchmarks.timing import best_seconds
 from sarsense.config import BuildConfig
-from sarsense.cut import Channel, cut_scene
+from sarsense.cut import cut_scene
 from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement, measure_scene
 from sarsense.normalize import enl_bias_db, scene_range
 from sarsense.raster import open_raster, read_rows, strips
 from sarsense.scene import Scene, describe_scene
+from sarsense.strip import Channel
 
 HEIGHT, WIDTH, TILE = 16_000, 25_000, 512
 

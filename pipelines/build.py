@@ -114,10 +114,10 @@ def build(
         note_unfiltered(fresh, config)
         cut_all(fresh, config, work, runner, progress)
         tiles, tile_duplicates = curate(fresh, config, beside, base, work, runner, progress)
-        if not tiles and base is None:
+        if not len(tiles) and base is None:
             raise SarsenseError(nothing_usable(sources, fresh))
         target = next_folder(out) if (out / "corpus.json").is_file() else out
-        shards = shard_all(tiles, target, config, work, runner, progress, base)
+        tiles, shards = shard_all(tiles, target, config, work, runner, progress, base)
     progress.stage("seal", 1)
     remember_inputs(work, entries)
     duplicates = scene_duplicates + tile_duplicates

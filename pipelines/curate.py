@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipelines.acquisitions import Acquisitions, acquisitions
 from pipelines.cluster import Runner
@@ -21,7 +22,7 @@ from pipelines.look import look_alikes
 from pipelines.pool import Pool, pool_of
 from pipelines.stages import Progress
 from sarsense.config import BuildConfig
-from sarsense.corpus import Corpus
+from sarsense.corpus import CUT_SCHEMA, Corpus, with_columns
 from sarsense.dedup.exact import duplicate_row, exact_duplicates
 from sarsense.dedup.geographic import cap_repeats, covered_by_same_acquisition, places
 from sarsense.dedup.leakage import near
@@ -39,47 +40,45 @@ def curate(
     work: Path,
     runner: Runner,
     progress: Progress,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The tiles that come into the corpus, rows of tiles.parquet with `codes` and `start`; rows of duplicates.parquet.
+) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """The tiles that come into the corpus, of tiles.parquet with `codes` and `start`; rows of duplicates.parquet.
 
     Of those that do not, each entry counts how many and why.
     """
-    owners = [entry for entry in entries if entry.status == "used" for _ in entry.rows or []]
-    rows = [row for entry in entries if entry.status == "used" for row in entry.rows or []]
+    cut = [(entry, entry.tiles) for entry in entries if entry.status == "used" and entry.tiles is not None]
+    tiles = pa.concat_tables([CUT_SCHEMA.empty_table(), *(table for _, table in cut)])
     sizes = {
-        e.identity: e.scene.width * e.scene.height for e in owners if e.identity is not None and e.scene is not None
+        e.identity: e.scene.width * e.scene.height for e, _ in cut if e.identity is not None and e.scene is not None
     }
-    for owner, row in zip(owners, rows, strict=True):
-        row["codes"] = str(owner.codes)
-    pool = pool_of(base, rows, sizes, config.bits)
+    pool = pool_of(base, tiles, sizes, config.bits)
     choice = _Choice(pool, config)
     choice.splits(companions)
     if companions.evaluation is not None:
         choice.evaluation(companions)
     choice.compare(work, runner, progress)
-    settled = len(pool) - len(rows)
-    for index, owner in enumerate(owners, settled):
-        if choice.why[index]:
-            owner.left_out[choice.why[index]] += 1
-    return choice.staying(rows), choice.rows
+    start = len(pool) - len(tiles)
+    for entry, table in cut:
+        entry.left_out.update(filter(None, choice.why[start : start + len(table)]))
+        start += len(table)
+    return choice.staying(tiles), choice.rows
 
 
 def curate_again(
-    rows: list[dict[str, Any]],
+    tiles: pa.Table,
     sizes: dict[str, int],
     config: BuildConfig,
     work: Path,
     runner: Runner,
     progress: Progress,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
-    """The same of tiles that have been curated before, apart from one another: rows of tiles.parquet with `ring`,
-    `codes` and `start`. They keep their split, but for train tiles too near to val tiles of the others; how many these
-    are comes last."""
-    pool = pool_of(None, rows, sizes, config.bits)
+) -> tuple[pa.Table, list[dict[str, Any]], int]:
+    """The same of tiles that have been curated before, apart from one another: of tiles.parquet with `codes` and
+    `start`. They keep their split, but for train tiles too near to val tiles of the others; how many these are comes
+    last."""
+    pool = pool_of(None, tiles, sizes, config.bits)
     choice = _Choice(pool, config)
-    choice.keep_splits(rows)
+    choice.keep_splits(tiles)
     choice.compare(work, runner, progress)
-    return choice.staying(rows), choice.rows, choice.why.count("guard")
+    return choice.staying(tiles), choice.rows, choice.why.count("guard")
 
 
 class _Choice:
@@ -105,19 +104,28 @@ class _Choice:
         self.repeats()
         self.flat()
 
-    def staying(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Of the rows of the tiles that are not settled, those in the corpus, with what is known by now."""
-        start = len(self._pool) - len(rows)
-        return [{**row, **self._columns(index)} for index, row in enumerate(rows, start) if not self.why[index]]
+    def staying(self, tiles: pa.Table) -> pa.Table:
+        """Of the tiles that are not settled, those in the corpus, with what is known by now."""
+        fresh = np.arange(len(self._pool) - len(tiles), len(self._pool))
+        stays = self._staying()[fresh]
+        known = self._known.of_scene
+        columns = {
+            "split": self._split,
+            "acquisition": np.array([known[scene] for scene in self._pool.scenes], object),
+            "place": np.array(self._place, object),
+            "near_evaluation": self._near,
+        }
+        kept = tiles.filter(pa.array(stays))
+        return with_columns(kept, {name: column[fresh][stays] for name, column in columns.items()})
 
-    def keep_splits(self, rows: list[dict[str, Any]]) -> None:
+    def keep_splits(self, tiles: pa.Table) -> None:
         """Of tiles that have one; train tiles within the guard distance of a val tile are left out."""
-        split = np.array([row["split"] for row in rows], object)
+        split = np.array(tiles["split"].to_pylist(), object)
         placed = np.flatnonzero(self._pool.placed)
         guarded = guard_against(self._pool.rings[placed], split[placed] == "val", self._config.guard) == "guard"
         split[placed[guarded]] = "guard"
         self._split[:] = split
-        self._near[:] = [bool(row["near_evaluation"]) for row in rows]
+        self._near[:] = tiles["near_evaluation"].fill_null(False).to_numpy(zero_copy_only=False)
         for index in np.flatnonzero(split == "guard").tolist():
             self.why[index] = "guard"
 
@@ -256,15 +264,6 @@ class _Choice:
         over = cap_flat(keys, pool.flat[staying], self._config.max_flat, self._config.seed, settled)
         for index in staying[over].tolist():
             self._drop("flat", index, None, None)
-
-    def _columns(self, index: int) -> dict[str, Any]:
-        """What tiles.parquet says of a tile for what else there is."""
-        return {
-            "split": self._split[index],
-            "acquisition": self._known.of_scene[self._pool.scenes[index]],
-            "place": self._place[index],
-            "near_evaluation": bool(self._near[index]),
-        }
 
 
 def _numbers(names: Iterable[str]) -> np.ndarray:

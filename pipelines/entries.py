@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 import sarsense
 from sarsense.config import BuildConfig
@@ -42,9 +43,10 @@ class Entry:
     identity: str | None = None
     bounds: list[tuple[float, float]] = field(default_factory=list)
     """dB range of each of its bands"""
-    rows: list[dict[str, Any]] | None = None
+    tiles: pa.Table | None = field(default=None, repr=False)
+    """those cut of it, of `sarsense.corpus.CUT_SCHEMA`"""
     cut: dict[str, int] | None = None
-    codes: Path | None = None
+    """windows that were refused, by reason"""
     stack: list[Entry] = field(default_factory=list, repr=False, compare=False)
     """whose bands are the channels of its tiles, in order, where it leads a stack"""
     settled: bool = False
@@ -116,7 +118,7 @@ def scene_row(entry: Entry) -> dict[str, Any]:
     if entry.cut is not None:
         row |= {f"tiles_{name}": entry.cut[name] for name in ("no_data", "flat")}
         row |= {f"tiles_{name}": entry.left_out[name] for name in CURATED}
-        row["tiles"] = len(entry.rows or []) - entry.left_out.total()
+        row["tiles"] = (0 if entry.tiles is None else len(entry.tiles)) - entry.left_out.total()
     return row
 
 

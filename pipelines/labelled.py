@@ -23,12 +23,12 @@ from pipelines.ranges import known_ranges, set_ranges
 from pipelines.stages import channels_of
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
-from sarsense.cut import Channel, read_strips
 from sarsense.errors import SceneError
 from sarsense.measure import Measurement, measure_scene
 from sarsense.raster import open_raster, pixel_window
 from sarsense.scene import Scene, describe_scene
 from sarsense.sources import SourceFile
+from sarsense.strip import Channel, StripReader
 
 WINDOW = 512
 """side of the windows, at most, that a scene is evaluated in"""
@@ -143,7 +143,7 @@ def _scene_reader(
         columns = slice(int(window.col_off), int(window.col_off + window.width))
         with open_raster(channels[0].scene.path) as (dataset, _):
             # whole rows, as a build reads them: masks, and rims that are told from a row's ends
-            strips = read_strips([(dataset, channel) for channel in channels], first, last, bits=8)
+            strips = StripReader([(dataset, channel) for channel in channels], bits=8).read(first, last)
             images = [strip.codes[:, columns] for strip in strips]
         with rasterio.open(labels) as dataset:
             values = dataset.read(1, window=window)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import shapely
 
 import sarsense
 from pipelines.cluster import open_runner
@@ -56,16 +54,16 @@ def merge(
            "name": name or parts[0].name, "version": version}
     )  # fmt: skip
     scenes = _scenes(*parts)
-    rows, same = _rows(parts)
+    tiles, same = _tiles(parts)
     sizes = {row["scene"]: row["width"] * row["height"] for row in scenes.to_pylist() if row["status"] == "used"}
     work = out / ".build"
     work.mkdir(parents=True, exist_ok=True)
     with open_runner(workers, None) as runner:
-        tiles, dropped, guarded = curate_again(rows, sizes, config, work, runner, progress)
-        shards = shard_all(tiles, out, config, work, runner, progress)
-    duplicates = _duplicates(parts, dropped, {row["key"] for row in tiles})
+        tiles, dropped, guarded = curate_again(tiles, sizes, config, work, runner, progress)
+        tiles, shards = shard_all(tiles, out, config, work, runner, progress)
     table = tile_table(tiles)
-    scenes = _recounted(scenes, Counter(row["scene"] for row in tiles))
+    duplicates = _duplicates(parts, dropped, set(table["key"].to_pylist()))
+    scenes = _recounted(scenes, Counter(table["scene"].to_pylist()))
     write_tables(out, table, scenes, duplicates)
     manifest = {
         **{key: parts[0].manifest[key] for key in ("companions", "tile_shape", "dtype")},
@@ -121,29 +119,25 @@ def _refuse_unlike(a: Corpus, b: Corpus) -> None:
             )
 
 
-def _rows(parts: list[Corpus]) -> tuple[list[dict[str, Any]], int]:
-    """Rows of both, those in both once, with where their codes lie; how many are in both."""
-    rows: dict[str, dict[str, Any]] = {}
-    same = 0
-    for corpus in parts:
-        for row in _described(corpus):
-            known = rows.setdefault(row["key"], row)
-            if known is row:
-                continue
-            same += 1
-            if (known["content_hash"], known["split"]) != (row["content_hash"], row["split"]):
-                raise CorpusError(
-                    f"{parts[0].root} and {parts[1].root}: tile {row['key']} is in both with other codes or splits; "
-                    "build one of them again"
-                )
-    return [rows[key] for key in sorted(rows)], same
+def _tiles(parts: list[Corpus]) -> tuple[pa.Table, int]:
+    """Tiles of both by key, those in both once, with where their codes lie; how many are in both."""
+    table = pa.concat_tables([_with_codes(corpus) for corpus in parts])
+    facts = list(zip(*(table[name].to_pylist() for name in ("key", "content_hash", "split")), strict=True))
+    first: dict[str, int] = {}
+    for index, (key, *fact) in enumerate(facts):
+        known = first.setdefault(key, index)
+        if known != index and list(facts[known][1:]) != fact:
+            raise CorpusError(
+                f"{parts[0].root} and {parts[1].root}: tile {key} is in both with other codes or splits; build one of "
+                "them again"
+            )
+    return table.take(pa.array([first[key] for key in sorted(first)], pa.int64())), len(table) - len(first)
 
 
-def _described(corpus: Corpus) -> Iterator[dict[str, Any]]:
-    for row in corpus.tiles().to_pylist():
-        footprint = row.pop("footprint")
-        ring = None if footprint is None else shapely.get_coordinates(shapely.from_wkb(footprint))[:-1].tolist()
-        yield {**row, "ring": ring, "codes": str(corpus.root / row["shard"]), "start": row["offset"]}
+def _with_codes(corpus: Corpus) -> pa.Table:
+    table = corpus.tiles().replace_schema_metadata(None)
+    codes = pa.array([str(corpus.root / shard) for shard in table["shard"].to_pylist()], pa.string())
+    return table.append_column("codes", codes).append_column("start", table["offset"])
 
 
 def _scenes(a: Corpus, b: Corpus) -> pa.Table:

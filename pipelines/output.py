@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 import sarsense
 from pipelines.companions import Companions
 from pipelines.entries import Entry, left_out, scene_row
@@ -93,7 +95,7 @@ def _refuse_damaged(corpus: Corpus) -> None:
 def seal(
     out: Path,
     entries: list[Entry],
-    tiles: list[dict[str, Any]],
+    tiles: pa.Table,
     duplicates: list[dict[str, Any]],
     shards: list[Shard],
     ranges: Ranges,
@@ -107,7 +109,7 @@ def seal(
     base: the corpus that grows: its rows, shards, ranges and counts stay, those given come behind them.
     """
     whole = join(base, tile_table(tiles), scene_table(map(scene_row, entries)), duplicate_table(duplicates))
-    used = {channel["group"] for tile in tiles for channel in tile["channels"]}
+    used = set(tiles["channels"].combine_chunks().flatten().field("group").unique().to_pylist())
     before = {} if base is None else base.manifest
     counts = Counter(before.get("tiles_left_out", {}))
     counts.update(left_out(entries))
@@ -126,7 +128,7 @@ def seal(
         "statistics": {**{n: v for n, v in ranges.statistics.items() if n in used}, **before.get("statistics", {})},
         "scenes": dict(Counter(whole.scenes["status"].to_pylist())),
         "tiles_left_out": dict(counts),
-        "growth": [] if base is None else [*base.manifest["growth"], *([_grown(base)] if tiles else [])],
+        "growth": [] if base is None else [*base.manifest["growth"], *([_grown(base)] if len(tiles) else [])],
         "merged": before.get("merged", []),
     }
     following, anew = next_folder(out), base is None and (out / "corpus.json").exists()

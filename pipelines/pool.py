@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import shapely
 
 from sarsense.codes import code_steps
@@ -14,7 +15,7 @@ from sarsense.tiling import EDGE_POINTS
 
 _COLUMNS = (
     "key scene source row col polarisation sensor datetime split content_hash flat enl lo_db hi_db acquisition shard "
-    "offset lonlat_transform footprint"
+    "offset lonlat_transform footprint codes start"
 ).split()
 
 
@@ -58,56 +59,92 @@ class Pool:
         return len(self.keys)
 
 
-def pool_of(base: Corpus | None, rows: list[dict[str, Any]], sizes: dict[str, int], bits: int) -> Pool:
-    """The tiles of `base` and those of `rows` (as cut, with `codes`). sizes: pixels of each scene that was cut."""
-    settled: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+def pool_of(base: Corpus | None, tiles: pa.Table, sizes: dict[str, int], bits: int) -> Pool:
+    """The tiles of `base` and `tiles` (of `sarsense.corpus.CUT_SCHEMA`). sizes: pixels of each scene that was cut."""
+    parts = [tiles.select([name for name in _COLUMNS if name in tiles.column_names])]
+    there = 0
     if base is not None:
-        table = base.tiles(columns=_COLUMNS)
-        settled = {name: table[name].to_pylist() for name in _COLUMNS}
+        settled = base.tiles(columns=[name for name in _COLUMNS if name not in ("codes", "start")])
+        there = len(settled)
+        codes = pa.array([str(base.root / shard) for shard in texts(settled["shard"])], pa.string())
+        parts.insert(0, settled.append_column("codes", codes).append_column("start", settled["offset"]))
         scenes = base.scenes.select(["scene", "width", "height"]).to_pylist()
         sizes = {**{row["scene"]: (row["width"] or 0) * (row["height"] or 0) for row in scenes}, **sizes}
-    there, count = len(settled["key"]), len(settled["key"]) + len(rows)
+    table = pa.concat_tables([part.replace_schema_metadata(None) for part in parts], promote_options="default")
+    count = len(table)
 
-    def both(name: str) -> list[Any]:
-        return settled[name] + [row.get(name) for row in rows]
+    def column(name: str) -> list[Any]:
+        return texts(table[name]) if name in table.column_names else [None] * count
 
-    rings = np.full((count, 4 * EDGE_POINTS, 2), np.nan)
-    known = [index for index, footprint in enumerate(settled["footprint"]) if footprint is not None]
-    if known:
-        polygons = shapely.from_wkb([settled["footprint"][index] for index in known])
-        # closed in the table: the last point is the first
-        rings[known] = shapely.get_coordinates(polygons).reshape(len(known), -1, 2)[:, :-1]
-    for index, row in enumerate(rows, there):
-        if row["ring"] is not None:
-            rings[index] = row["ring"]
-    to_lonlat = np.full((count, 6), np.nan)
-    for index, value in enumerate(both("lonlat_transform")):
-        if value is not None:
-            to_lonlat[index] = value
-    span = np.array(both("hi_db"), np.float64) - np.array(both("lo_db"), np.float64)
-    preference = zip(*(both(name) for name in ("scene", "source", "row", "col", "key")), strict=True)
-    ranked = [(-sizes.get(scene, 0), *rest) for scene, *rest in preference]
-    order = sorted(range(count), key=ranked.__getitem__)
+    def numbers(name: str) -> np.ndarray:
+        return table[name].to_numpy(zero_copy_only=False)
+
+    lists = {name: column(name) for name in ("key", "scene", "source")}
+    order = np.lexsort(
+        (
+            ranks(lists["key"]),
+            numbers("col"),
+            numbers("row"),
+            ranks(lists["source"]),
+            ranks(lists["scene"]),
+            np.array([-sizes.get(scene, 0) for scene in lists["scene"]], np.int64),
+        )
+    )
     rank = np.empty(count, np.int64)
     rank[order] = np.arange(count)
+    rings = rings_of(table["footprint"])
     return Pool(
-        keys=both("key"),
-        scenes=both("scene"),
-        sources=both("source"),
-        polarisations=both("polarisation"),
-        sensors=both("sensor"),
-        datetimes=both("datetime"),
-        content_hashes=both("content_hash"),
-        splits=np.array(settled["split"] + [None] * len(rows), object),
-        acquisitions=both("acquisition"),
+        keys=lists["key"],
+        scenes=lists["scene"],
+        sources=lists["source"],
+        polarisations=column("polarisation"),
+        sensors=column("sensor"),
+        datetimes=column("datetime"),
+        content_hashes=column("content_hash"),
+        splits=np.array(column("split"), object),
+        acquisitions=column("acquisition"),
         settled=np.arange(count) < there,
         placed=np.asarray(np.isfinite(rings).all(axis=(1, 2))),
         rings=rings,
-        to_lonlat=to_lonlat,
-        flat=np.array([bool(value) for value in both("flat")], bool),
-        enl=np.array(both("enl"), np.float64),
-        step_db=span / code_steps(bits),
-        files=[str(base.root / shard) for shard in settled["shard"] if base] + [str(row["codes"]) for row in rows],
-        starts=settled["offset"] + [row["start"] for row in rows],
+        to_lonlat=_to_lonlat(table["lonlat_transform"]),
+        flat=np.asarray(table["flat"].fill_null(False).to_numpy(zero_copy_only=False), bool),
+        enl=numbers("enl").astype(np.float64),
+        step_db=(numbers("hi_db") - numbers("lo_db")) / code_steps(bits),
+        files=column("codes"),
+        starts=numbers("start").tolist(),
         rank=rank,
     )
+
+
+def texts(column: pa.ChunkedArray) -> list[Any]:
+    """The strings of a column, each different one once in memory."""
+    encoded = pa.chunked_array(column.dictionary_encode()).unify_dictionaries() if column.num_chunks else column
+    found: list[Any] = []
+    for chunk in encoded.chunks:
+        words = [*chunk.dictionary.to_pylist(), None]
+        found += [words[index] for index in chunk.indices.fill_null(len(words) - 1).to_numpy()]
+    return found
+
+
+def ranks(names: list[str]) -> np.ndarray:
+    """int64: equal numbers for equal names, which sort as the names do (by code points, not by locale)."""
+    place = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.fromiter((place[name] for name in names), np.int64, len(names))
+
+
+def rings_of(footprints: pa.ChunkedArray) -> np.ndarray:
+    """float64 (N, points, 2): lon and lat of WKB polygons, not closed; NaN where there is none."""
+    rings = np.full((len(footprints), 4 * EDGE_POINTS, 2), np.nan)
+    known = np.flatnonzero(footprints.is_valid().to_numpy(zero_copy_only=False))
+    if len(known):
+        polygons = shapely.from_wkb(footprints.drop_null().to_numpy(zero_copy_only=False))
+        # closed in the table: the last point is the first
+        rings[known] = shapely.get_coordinates(polygons).reshape(len(known), -1, 2)[:, :-1]
+    return rings
+
+
+def _to_lonlat(column: pa.ChunkedArray) -> np.ndarray:
+    found = np.full((len(column), 6), np.nan)
+    known = column.is_valid().to_numpy(zero_copy_only=False)
+    found[known] = column.drop_null().combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, 6)
+    return found

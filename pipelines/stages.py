@@ -13,23 +13,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import pyarrow as pa
+
 from pipelines.cluster import Runner
 from pipelines.entries import Entry, identity_hash, why_no_tile
 from pipelines.stacks import join_stacks, refuse_broken
 from pipelines.tasks import cut_task, measure_task, prepare_task, scan_task, shard_task
-from sarsense.codes import code_dtype, code_steps
+from sarsense.codes import code_dtype
 from sarsense.config import BuildConfig
-from sarsense.corpus import Corpus, array_shape
-from sarsense.cut import Channel, scene_digest, scene_id, why_not_despeckled
+from sarsense.corpus import Corpus, array_shape, with_columns
+from sarsense.cut import scene_digest, scene_id
 from sarsense.dedup.exact import duplicate_row, exact_duplicates
 from sarsense.errors import SarsenseError
-from sarsense.files import read_json, write_json
+from sarsense.files import as_bytes, read_json, read_table, write_table
 from sarsense.measure import Measurement
 from sarsense.normalize import enl_bias_db
 from sarsense.scene import Scene
 from sarsense.shards import Shard
 from sarsense.sidecars import still_holds
 from sarsense.sources import SourceFile
+from sarsense.strip import Channel, why_not_despeckled
 
 
 class Progress(Protocol):
@@ -186,16 +190,16 @@ def cut_all(
             stacks = channels_of(entry, config)
             contents = [member.measurement.content_hash for member in entry.stack or [entry] if member.measurement]
             stem = identity_hash([[[asdict(channel) for channel in one] for one in stacks], contents, decisive])
-            entry.codes = work / "cut" / f"{stem}.codes"
-            if not entry.codes.exists():
-                (work / "cut" / f"{stem}.json").unlink(missing_ok=True)  # a kill while a finished build tidied up
+            codes = work / "cut" / f"{stem}.codes"
+            if not (codes.exists() and codes.with_suffix(".arrow").exists()):
+                codes.with_suffix(".json").unlink(missing_ok=True)  # a kill while a finished build tidied up
             sources = [stamp for member in entry.stack or [entry] for stamp in member.stamps()]
-            arguments = (stacks, entry.identity, config, sources, entry.codes)
-            jobs.append((entry, work / "cut" / f"{stem}.json", arguments))
+            jobs.append((entry, codes.with_suffix(".json"), (stacks, entry.identity, config, sources, codes)))
+    results = {id(entry): result for entry, result, _ in jobs}
     for entry, value in run_stage("cut", runner, progress, cut_task, jobs):
-        entry.rows = value.pop("rows")
-        entry.cut = value
-        if not entry.rows:
+        entry.cut = {name: value[name] for name in ("no_data", "flat")}
+        entry.tiles = read_table(results[id(entry)].with_suffix(".arrow"))
+        if not value["tiles"]:
             entry.refuse(why_no_tile(value, config))
     refuse_broken(entries)
 
@@ -223,56 +227,58 @@ def _contents(channels: list[Channel], config: BuildConfig) -> list[Channel]:
 
 
 def shard_all(
-    tiles: list[dict[str, Any]],
+    tiles: pa.Table,
     out: Path,
     config: BuildConfig,
     work: Path,
     runner: Runner,
     progress: Progress,
     base: Corpus | None = None,
-) -> list[Shard]:
+) -> tuple[pa.Table, list[Shard]]:
     """Put the tiles into shards in `out`, in a seeded order that mixes scenes; behind those of `base`, which stay.
 
-    Replaces the content of `tiles` by the tiles in the order of the shards, with shard, offset and bytes.
+    The tiles in the order of the shards, with shard, offset and bytes, and the shards.
     """
     settled = [] if base is None else base.shards
     shape = array_shape(config.tile_shape)
     size = math.prod(shape) * code_dtype(config.bits).itemsize
     a_shard = max(1, config.shard_mib * 2**20 // (size + 4096))
-    plan: list[tuple[str, str, list[dict[str, Any]]]] = []
+    drawn = [hashlib.sha256(f"{config.seed}:{key}".encode()).digest() for key in tiles["key"].to_pylist()]
+    splits = np.array(tiles["split"].to_pylist(), object)
+    plan: list[tuple[str, str, np.ndarray]] = []
     for split in ("train", "val"):
-        mine = [tile for tile in tiles if tile["split"] == split]
-        mine.sort(key=lambda tile: hashlib.sha256(f"{config.seed}:{tile['key']}".encode()).digest())
+        mine = np.array(sorted(np.flatnonzero(splits == split).tolist(), key=drawn.__getitem__), np.int64)
         there = sum(shard.split == split for shard in settled)
         for number, first in enumerate(range(0, len(mine), a_shard), there):
             relative = f"{split}/{config.name}-{split}-{number:06d}.tar"
             plan.append((relative, split, mine[first : first + a_shard]))
     jobs = []
     for relative, split, members in plan:
-        described = [(t["codes"], t["start"], _description(t, config.bits)) for t in members]
-        identity = identity_hash(
-            [str(out), relative, [d for _, _, d in described], [t["content_hash"] for t in members]]
-        )
+        mine = tiles.take(pa.array(members))
+        facts = mine.drop_columns(["codes", "start"]).combine_chunks()
+        identity = identity_hash([str(out), relative, hashlib.sha256(as_bytes(facts)).hexdigest()])
         result = work / "shard" / f"{identity}.json"
         if not (result.exists() and (out / relative).exists()):
             result.unlink(missing_ok=True)
             # by file, not through the scheduler: a plan of small tiles is megabytes long
-            write_json(result.with_suffix(".plan"), described)
+            write_table(result.with_suffix(".plan"), mine)
         arguments = (out, relative, split, result.with_suffix(".plan"), shape, config.bits)
         jobs.append((Entry(SourceFile("", relative, False)), result, arguments))
     named = {relative for relative, _, _ in plan} | {shard.path for shard in settled}
     _clear_other_plans(out, work, named, {result.stem for _, result, _ in jobs})
     run_stage("shard", runner, progress, shard_task, jobs)
-    shards = []
-    tiles.clear()
-    for (relative, _, members), (_, result, _) in zip(plan, jobs, strict=True):
+    shards: list[Shard] = []
+    offsets: list[int] = []
+    for (relative, _, _), (_, result, _) in zip(plan, jobs, strict=True):
         if not result.exists():
             raise SarsenseError(f"{out / relative}: could not be written; run the same command again")
         value = read_json(result)
         shards.append(Shard(**value["shard"]))
-        for tile, offset in zip(members, value["offsets"], strict=True):
-            tiles.append({**tile, "shard": relative, "offset": offset, "bytes": size})
-    return shards
+        offsets += value["offsets"]
+    order = np.concatenate([members for _, _, members in plan]) if plan else np.empty(0, np.int64)
+    paths = [shard.path for shard in shards for _ in range(shard.tiles)]
+    placed = {"shard": paths, "offset": offsets, "bytes": [size] * len(paths)}
+    return with_columns(tiles.take(pa.array(order)), placed), shards
 
 
 def _clear_other_plans(out: Path, work: Path, shards: set[str], identities: set[str]) -> None:
@@ -283,26 +289,3 @@ def _clear_other_plans(out: Path, work: Path, shards: set[str], identities: set[
     for path in (work / "shard").glob("*"):
         if path.stem not in identities:
             path.unlink()
-
-
-def _description(tile: dict[str, Any], bits: int) -> dict[str, Any]:
-    """The JSON of a sample: enough to place it and to undo its normalisation without any other file.
-
-    Of a stack, `channels` and `normalization` are lists in the order of the channels.
-    """
-    normalization = [_normalization(channel, bits) for channel in tile["channels"]]
-    names = (
-        "key scene source band polarisation content group sensor mode datetime row col crs transform lon lat "
-        "spacing_x_m spacing_y_m valid_fraction mean_db enl split"
-    )
-    base = {name: tile[name] for name in names.split()}
-    if len(normalization) == 1:
-        return {**base, "normalization": normalization[0]}
-    return {**base, "channels": tile["channels"], "normalization": normalization}
-
-
-def _normalization(channel: dict[str, Any], bits: int) -> dict[str, Any]:
-    return {
-        **{name: channel[name] for name in ("lo_db", "hi_db", "enl_bias_db")},
-        "db": f"lo_db + (code - 1) * (hi_db - lo_db) / {code_steps(bits)} + enl_bias_db; code 0 is no data",
-    }

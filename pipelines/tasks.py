@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,19 @@ import numpy as np
 from sarsense.catalogue import Stated
 from sarsense.codes import code_dtype
 from sarsense.config import BuildConfig
-from sarsense.cut import Channel, cut_scene
+from sarsense.cut import cut_scene
 from sarsense.dedup.fingerprint import block_side, fingerprint
 from sarsense.dedup.perceptual import Fingerprints
 from sarsense.dedup.speckle import same_speckle
 from sarsense.errors import CHANGED, RemoteError, SceneError
-from sarsense.files import atomic_write, read_json, write_json
+from sarsense.files import atomic_write, read_table, write_json, write_table
 from sarsense.measure import measure_scene
 from sarsense.prepare import prepare_scene
+from sarsense.samples import description
 from sarsense.scene import Scene, describe_scene
 from sarsense.shards import write_shard
 from sarsense.sidecars import consulting, stamp_of
+from sarsense.strip import Channel
 
 
 def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, result: Path) -> None:
@@ -49,7 +53,12 @@ def measure_task(scene: Scene, sources: Stamps, result: Path) -> None:
 def cut_task(
     stacks: list[list[Channel]], identity: str, config: BuildConfig, sources: Stamps, codes: Path, result: Path
 ) -> None:
-    _record(result, lambda: asdict(cut_scene(stacks, identity, config, codes)), sources)
+    def cut() -> dict[str, Any]:
+        found = cut_scene(stacks, identity, config, codes)
+        write_table(result.with_suffix(".arrow"), found.tiles)
+        return {"tiles": len(found.tiles), "no_data": found.no_data, "flat": found.flat}
+
+    _record(result, cut, sources)
 
 
 def shard_task(
@@ -61,12 +70,15 @@ def shard_task(
     bits: int,
     result: Path,
 ) -> None:
-    """Write one shard. `plan`: JSON list of file of codes, byte in it, description (its key is the sample's)."""
+    """Write one shard. `plan`: table of its tiles in order, of tiles.parquet with `codes` and `start`."""
 
-    def samples() -> Any:
-        dtype = code_dtype(bits)
-        for codes, start, description in read_json(plan):
-            yield description["key"], read_codes(codes, start, shape, dtype), description
+    def samples() -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+        dtype, read = code_dtype(bits), lru_cache(maxsize=64)(lambda path: np.memmap(path, np.uint8, "r"))
+        size = math.prod(shape) * dtype.itemsize
+        for tile in read_table(plan).to_pylist():
+            start = tile["start"]
+            codes = read(tile["codes"])[start : start + size].view(dtype).reshape(shape)
+            yield tile["key"], codes, description(tile, bits)
 
     shard, offsets = write_shard(root, relative, split, samples())
     write_json(result, {"shard": asdict(shard), "offsets": offsets})

@@ -94,6 +94,15 @@ TILE_SCHEMA = pa.schema(
         ("footprint", pa.binary()),
     ]
 )
+_LATER = ("shard", "offset", "bytes", "split", "acquisition", "place", "near_evaluation")
+CUT_SCHEMA = pa.schema(
+    [
+        *(field for field in TILE_SCHEMA if field.name not in _LATER),
+        ("codes", _TEXT),
+        ("start", pa.int64()),
+    ]
+)
+"""of tiles before they are in a shard: `codes` is the file that holds theirs, from byte `start` on"""
 SCENE_SCHEMA = pa.schema(
     [
         ("path", _TEXT),
@@ -223,10 +232,17 @@ def identity(tiles: pa.Table) -> dict[str, Any]:
     }
 
 
-def tile_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows of tiles.parquet, with `ring` (lon, lat of a footprint, not closed) in place of `footprint`."""
-    made = [{**row, "footprint": footprint_wkb(np.array(row["ring"])) if row["ring"] else None} for row in rows]
-    return pa.Table.from_pylist(made, TILE_SCHEMA)
+def with_columns(tiles: pa.Table, values: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
+    """The table with these columns of `TILE_SCHEMA` in place of those of their names, or behind all others."""
+    tiles = tiles.drop_columns([name for name in values if name in tiles.column_names])
+    for name, column in values.items():
+        tiles = tiles.append_column(TILE_SCHEMA.field(name), pa.array(column, TILE_SCHEMA.field(name).type))
+    return tiles
+
+
+def tile_table(tiles: pa.Table) -> pa.Table:
+    """The columns of tiles.parquet, in their order."""
+    return tiles.select(TILE_SCHEMA.names).cast(TILE_SCHEMA).combine_chunks()
 
 
 def scene_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -295,11 +311,11 @@ def _geo(table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata({"geo": json.dumps(geo, sort_keys=True)})
 
 
-def footprint_wkb(ring: np.ndarray) -> bytes:
-    """WKB of the polygon of a ring: float64 (points, 2), lon and lat, not closed."""
+def footprint_wkb(rings: np.ndarray) -> Any:
+    """WKB (objects, bytes) of the polygons of rings: float64 (n, points, 2), lon and lat, not closed."""
     import shapely
 
-    return shapely.to_wkb(shapely.orient_polygons(shapely.Polygon(ring)), byte_order=1)
+    return shapely.to_wkb(shapely.orient_polygons(shapely.polygons(rings)), byte_order=1)
 
 
 def _verify_table(corpus: Corpus, name: str) -> list[str]:

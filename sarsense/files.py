@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+_FLUSH_BYTES = 16 * 2**20
 
 
 @contextmanager
@@ -23,7 +28,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             created = True
-            yield file
+            with _Flushed(file) as flushed:
+                yield flushed  # type: ignore[reportReturnType]
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -35,6 +41,42 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+class _Flushed:
+    """A file whose bytes are sent to the disk while more are made: a thread flushes what was written so far, so that
+    little is left to wait for at the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._ahead = file, 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+
+    def write(self, data: Any) -> int:
+        written = self._file.write(data)
+        self._ahead += written
+        if self._ahead >= _FLUSH_BYTES and (self._pending is None or self._pending.done()):
+            self._settle()
+            self._pool = self._pool or ThreadPoolExecutor(1)
+            self._file.flush()
+            self._pending, self._ahead = self._pool.submit(os.fdatasync, self._file.fileno()), 0
+        return written
+
+    def _settle(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> _Flushed:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+        if kind is None:
+            self._settle()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON with sorted keys and a final newline: same value, same bytes."""
     with atomic_write(path) as file:
@@ -43,3 +85,22 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow table as it lies in memory: the same table, the same bytes."""
+    with atomic_write(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def as_bytes(table: pa.Table) -> pa.Buffer:
+    """A table as `write_table` writes it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def read_table(path: Path) -> pa.Table:
+    with pa.OSFile(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()

@@ -21,8 +21,9 @@ from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
 from sarsense.geometry import Geometry, Preparation
+from sarsense.power import signal_and_floor
 from sarsense.raster import masked_rows, open_raster, pixel_window, read_rows, strips
-from sarsense.scene import Band, Scene, signal_and_floor
+from sarsense.scene import Band, Scene
 
 _STRIP_PIXELS = 8 * 2**20
 _BLOCK = 256

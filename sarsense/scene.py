@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from rasterio.enums import ColorInterp
 
-from sarsense.calibration import Calibration, calibrate
+from sarsense.calibration import Calibration
 from sarsense.catalogue import Stated
 from sarsense.config import BuildConfig, StatedUnit
 from sarsense.errors import SceneError
 from sarsense.geometry import Geometry, Preparation, plan_preparation, read_geometry
 from sarsense.products import Facts, recognise
-from sarsense.radiometry import POLARISATIONS, Quantity, Unit, to_power
+from sarsense.radiometry import POLARISATIONS, Quantity, Unit
 from sarsense.raster import open_raster, pixel_window, read_rows, strips
 from sarsense.units import choose_unit, refuse_other_quantities, refuse_without_signal, words
 
@@ -242,47 +242,6 @@ def _with_stated(facts: Facts, stated: Stated) -> Facts:
         if value is not None and (stated.explicit or known[name] in (None, "unknown", ""))
     }
     return replace(facts, **taken)
-
-
-def valid_power(
-    values: np.ndarray, band: Band, row: int = 0, col: int = 0, masked: np.ndarray | None = None
-) -> np.ndarray:
-    """Linear power, float32, of stored values of a band; NaN where there is no measurement.
-
-    Power stays above the floor of its noise (`calibrate`). Parameters as of `signal_and_floor`.
-    """
-    power, floor = signal_and_floor(values, band, row, col, masked)
-    return power if floor is None else np.maximum(power, floor)
-
-
-def signal_and_floor(
-    values: np.ndarray, band: Band, row: int = 0, col: int = 0, masked: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Linear power, float32, of stored values of a band, negative where its noise exceeds it; NaN where there is no
-    measurement; and the floor that means of it are kept above, None where no noise is taken off.
-
-    `values`: rows x columns whose first pixel is (row, col) of the raster, which only look-up tables want to know;
-    `masked`: True where a mask or alpha band says no data.
-
-    Not valid: the declared no-data value, NaN and infinity, zero and negative power, and exact zeros of float
-    rasters (a fill value that nobody declared: 0 dB would be very bright). An 8-bit picture's 0 is a dark pixel,
-    below half a grey level: it is taken as 0.5.
-    """
-    valid = np.isfinite(values)
-    if band.nodata is not None and np.isfinite(band.nodata):
-        valid &= values != band.nodata
-    if masked is not None:
-        valid &= ~masked
-    if band.quantity == "display":
-        values = np.maximum(values.astype(np.float32), np.float32(0.5))
-    elif np.issubdtype(values.dtype, np.inexact):
-        valid &= values != 0
-    if band.unit == "amplitude":
-        valid &= values >= 0  # squared, a fill value of -9999 would be the brightest of all
-    with np.errstate(over="ignore", invalid="ignore"):
-        power = to_power(values, band.unit, band.scale_factor)
-    power[~(valid & (power > 0) & np.isfinite(power))] = np.nan
-    return (power, None) if band.calibration is None else calibrate(power, band.calibration, row, col)
 
 
 def _describe_band(

@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,21 +39,6 @@ class Shard:
     sha256: str
 
 
-class _HashingWriter:
-    """Writes through to a file, and hashes what it writes. tarfile needs no more than `write` and `tell`."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._position, self.hash = file, 0, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        self._position += len(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        return self._position
-
-
 def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     """The header of a .npy file (format 1.0) of a C-ordered array; numpy pads it so that data start on 64 bytes."""
     buffer = io.BytesIO()
@@ -69,25 +54,38 @@ def write_shard(
     `samples`: key, array of codes, description. The bytes depend on the samples alone.
     """
     offsets: list[int] = []
+    digest, position = hashlib.sha256(), 0
     with atomic_write(root / relative) as file:
-        writer = _HashingWriter(file)
-        # tarfile wants a whole file object; it only writes and tells
-        with tarfile.open(fileobj=writer, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[arg-type]
-            for key, tile, description in samples:
-                header = npy_header(tile.shape, tile.dtype)
-                _add(tar, f"{key}.npy", header + np.ascontiguousarray(tile).tobytes())
-                text = json.dumps(description, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-                data_end = writer.tell()
-                padded = -(-(len(header) + tile.nbytes) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                offsets.append(data_end - padded + len(header))
-                _add(tar, f"{key}.json", text.encode())
-        return Shard(relative, split, len(offsets), writer.tell(), writer.hash.hexdigest()), offsets
+
+        def write(*parts: bytes | memoryview) -> None:
+            nonlocal position
+            for part in parts:
+                digest.update(part)
+                file.write(part)
+                position += len(part)
+
+        for key, tile, description in samples:
+            header = npy_header(tile.shape, tile.dtype)
+            write(_member_header(f"{key}.npy", len(header) + tile.nbytes), header)
+            offsets.append(position)
+            write(np.ascontiguousarray(tile).reshape(-1).view(np.uint8).data, _padding(position + tile.nbytes))
+            text = json.dumps(description, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+            write(_member_header(f"{key}.json", len(text)), text, _padding(len(text)))
+        write(b"\0" * (2 * tarfile.BLOCKSIZE))  # the end of an archive, filled up to a record
+        write(b"\0" * (-position % tarfile.RECORDSIZE))
+        return Shard(relative, split, len(offsets), position, digest.hexdigest()), offsets
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)  # mtime 0, owner 0, no names: nothing of this machine or this hour
-    info.size, info.mode = len(data), 0o644
-    tar.addfile(info, io.BytesIO(data))
+def _member_header(name: str, size: int) -> bytes:
+    """Of a member of a tar: time 0, owner 0, no names: nothing of this machine or this hour."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def _padding(length: int) -> bytes:
+    """What fills the last block of a member."""
+    return b"\0" * (-length % tarfile.BLOCKSIZE)
 
 
 @dataclass(frozen=True)
@@ -240,6 +238,6 @@ def _member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     return file.read() if file is not None else b""
 
 
-def tile_hash(pixels: bytes) -> str:
+def tile_hash(pixels: bytes | memoryview) -> str:
     """The content hash of a tile: the first 128 bits of the SHA-256 of its codes, as hex."""
     return hashlib.sha256(pixels).hexdigest()[:32]

@@ -13,15 +13,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import cv2
-import numba
 import numpy as np
 
+from sarsense.compiled import njit
 from sarsense.errors import SettingError
-
-njit: Any = numba.njit(cache=True, nogil=True)
 
 ANCHORS = 16
 """anchors of a tile at most"""

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sarsense.dedup.overlap import Ground, Index, draw, enter, meeting, new_index, njit, shared_area, united_area
+from sarsense.compiled import njit
+from sarsense.dedup.overlap import Ground, Index, draw, enter, meeting, new_index, shared_area, united_area
 from sarsense.errors import SettingError
 
 UNKNOWN = -1

@@ -21,9 +21,8 @@ import numba
 import numpy as np
 from numba.extending import intrinsic
 
+from sarsense.compiled import njit
 from sarsense.errors import SettingError
-
-njit: Any = numba.njit(cache=True, nogil=True)
 
 CHUNK = 1 << 18
 """pairs of a chunk at most"""

@@ -21,7 +21,8 @@ import numpy as np
 import shapely
 from scipy.spatial import KDTree
 
-from sarsense.dedup.overlap import Ground, draw, frame, in_plane, njit, on_earth, to_degrees
+from sarsense.compiled import njit
+from sarsense.dedup.overlap import Ground, draw, frame, in_plane, on_earth, to_degrees
 from sarsense.errors import SettingError
 from sarsense.geojson import lines, read_geojson
 

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from sarsense.compiled import njit
 from sarsense.errors import CorpusError
-
-njit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 _A, _E2 = 6378.137, 0.00669437999014
 """WGS84: equatorial radius in km, first eccentricity squared"""

@@ -4,6 +4,7 @@ from sarsense.speckle.denoise import nonlocal_means, wavelet
 from sarsense.speckle.edges import REFINED_LEE_RADIUS, refined_lee
 from sarsense.speckle.enl import BLOCK, STRIP, BlockStatistics, Enl, estimate_enl
 from sarsense.speckle.filters import SIZE, boxcar, frost, gamma_map, kuan, lee
+from sarsense.speckle.levels import LevelHistogram
 from sarsense.speckle.sigma import lee_sigma, sigma_range
 from sarsense.speckle.statistics import DB, amplitude_cv, log_bias_db, log_std_db
 
@@ -15,6 +16,7 @@ __all__ = [
     "STRIP",
     "BlockStatistics",
     "Enl",
+    "LevelHistogram",
     "amplitude_cv",
     "boxcar",
     "estimate_enl",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from sarsense.compiled import njit
 from sarsense.speckle.filters import checked_looks
-from sarsense.speckle.windows import check_filter, mmse, njit, padded
+from sarsense.speckle.windows import check_filter, mmse, padded
 
 REFINED_LEE_RADIUS = 3
 """pixels about a pixel that the filter looks at"""

@@ -7,19 +7,28 @@ tells where speckle alone lies, whatever share of the blocks is pure: the flank 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from scipy.special import polygamma
+
+from sarsense.compiled import njit
+from sarsense.histogram import bins_between, count
 
 BLOCK = 7
 """side of the square blocks, in pixels, in which local statistics are taken"""
 
 _EDGES = np.geomspace(1e-6, 50.0, 2401)
 """of the bins of both statistics"""
-_FREEDOM = BLOCK * BLOCK - 3
+_BINS = bins_between(_EDGES)
+_PIXELS = float(BLOCK * BLOCK)
+_FREEDOM = _PIXELS - 3.0
+_OFFSETS = float(BLOCK * (BLOCK * (BLOCK**2 - 1) // 12))
+"""sum over a block of the squares of the offsets from its middle, along one axis"""
+_SMALLEST = 1e-30
+""""nothing" for a histogram of positive numbers"""
 _FLANK = (0.03, 0.15)
 """shares of the pure blocks between which the flank is compared"""
 _MIN_BLOCKS = 100
@@ -46,21 +55,23 @@ class BlockStatistics:
     """the same of blocks of every second, and of every third pixel, which correlated neighbours do not smooth; none in
     themselves"""
 
-    def add(self, power: np.ndarray) -> None:
-        """Count the blocks of a strip (float32 H x W) that hold only positive, finite pixels.
+    def add(self, power: np.ndarray, log: np.ndarray | None = None) -> None:
+        """Count the blocks of a strip (float32 H x W) that hold only positive, finite pixels. log: ln of the power.
 
         Strips of a multiple of STRIP rows give together what the whole gives.
         """
         power = np.ascontiguousarray(power, np.float32)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log = np.log(power)
+        if log is None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                log = np.log(power)
         self.apart = self.apart or (BlockStatistics(), BlockStatistics())
+        sums = np.empty((6, power.shape[1]))
         for spacing, statistics in enumerate((self, *self.apart), 1):
             rows, cols = power.shape[0] // (spacing * BLOCK), power.shape[1] // (spacing * BLOCK)
-            found = np.empty((2, rows * cols * spacing**2))
-            count = _statistics(power, log, spacing, found)
-            for values, histogram in zip(found[:, :count], (statistics.cv2, statistics.log_variance), strict=True):
-                histogram += np.histogram(np.clip(values, _EDGES[0], _EDGES[-1]), _EDGES)[0]
+            found = np.empty((2, rows * cols * spacing**2), np.float32)
+            number = _statistics(power, log, spacing, sums, found)
+            for values, histogram in zip(found[:, :number], (statistics.cv2, statistics.log_variance), strict=True):
+                count(values, _BINS, histogram)
 
 
 @dataclass(frozen=True)
@@ -116,46 +127,67 @@ def _estimate(statistics: BlockStatistics) -> Enl | None:
     return Enl(looks, by_cv, by_log_variance, disagreement, confidence)
 
 
-@njit(cache=True, nogil=True)
-def _statistics(power: np.ndarray, log: np.ndarray, spacing: int, found: np.ndarray) -> int:
+@njit
+def _statistics(power: np.ndarray, log: np.ndarray, spacing: int, sums: np.ndarray, found: np.ndarray) -> int:
     """Squared coefficient of variation, and variance of the logarithm, of the blocks of every `spacing`-th pixel, each
-    less a plane: into `found` (2, N); their number. Blocks with a pixel that is no positive, finite number are left
-    out."""
+    less a plane: into `found`, float32 (2, N); their number. Blocks with a pixel that is no positive, finite number are
+    left out. sums: float64 (6, columns), scratch.
+
+    First down each column, then across the columns of a block: most of the work is done on whole rows.
+    """
     rows, cols = power.shape[0] // (spacing * BLOCK), power.shape[1] // (spacing * BLOCK)
-    side = spacing * BLOCK
-    # of offsets from the middle, along one axis: the sum of their squares over a block
-    norm = BLOCK * (BLOCK * (BLOCK**2 - 1) // 12)
-    count = 0
+    number = 0
     for top in range(rows):
-        for left in range(cols):
-            for lattice in range(spacing * spacing):
-                first_row, first_col = top * side + lattice // spacing, left * side + lattice % spacing
-                # differences to the first pixel: small numbers lose nothing
-                power_0, log_0 = np.float64(power[first_row, first_col]), np.float64(log[first_row, first_col])
-                p = p2 = p_row = p_col = q = q2 = q_row = q_col = 0.0
-                whole = True
-                for i in range(BLOCK):
-                    for j in range(BLOCK):
-                        value = np.float64(power[first_row + i * spacing, first_col + j * spacing])
-                        whole &= (value > 0.0) & (value < np.inf)
-                        d = value - power_0
-                        e = np.float64(log[first_row + i * spacing, first_col + j * spacing]) - log_0
-                        p += d
-                        p2 += d * d
-                        p_row += d * (i - BLOCK // 2)
-                        p_col += d * (j - BLOCK // 2)
-                        q += e
-                        q2 += e * e
-                        q_row += e * (i - BLOCK // 2)
-                        q_col += e * (j - BLOCK // 2)
-                if whole:
-                    n = BLOCK * BLOCK
-                    variance = p2 - p * p / n - (p_row * p_row + p_col * p_col) / norm
-                    log_variance = q2 - q * q / n - (q_row * q_row + q_col * q_col) / norm
-                    found[0, count] = max(variance, 0.0) / _FREEDOM / (power_0 + p / n) ** 2
-                    found[1, count] = max(log_variance, 0.0) / _FREEDOM
-                    count += 1
-    return count
+        for phase in range(spacing):
+            first = top * spacing * BLOCK + phase
+            _down(power, first, spacing, sums[0], sums[1], sums[2])
+            _down(log, first, spacing, sums[3], sums[4], sums[5])
+            for left in range(cols):
+                for x in range(left * spacing * BLOCK, left * spacing * BLOCK + spacing):
+                    mean = _across(sums[0], x, spacing) / _PIXELS
+                    square = _across(sums[1], x, spacing)
+                    square_of_log = _across(sums[4], x, spacing)
+                    if math.isfinite(square) and math.isfinite(square_of_log):  # a log of 0 is infinite
+                        variance = square - _PIXELS * mean * mean - _of_plane(sums[0], sums[2], x, spacing)
+                        mean_log = _across(sums[3], x, spacing) / _PIXELS
+                        log_variance = square_of_log - _PIXELS * mean_log * mean_log
+                        log_variance -= _of_plane(sums[3], sums[5], x, spacing)
+                        found[0, number] = np.float32(max(variance / (_FREEDOM * mean * mean), _SMALLEST))
+                        found[1, number] = np.float32(max(log_variance / _FREEDOM, _SMALLEST))
+                        number += 1
+    return number
+
+
+@njit
+def _down(
+    source: np.ndarray, first: int, spacing: int, total: np.ndarray, squares: np.ndarray, slope: np.ndarray
+) -> None:
+    """Of BLOCK rows from `first` on, `spacing` apart, column by column: sum, sum of squares, and sum weighted by the
+    offset from the middle row. Written out, since BLOCK is 7: compiled code then works on several columns at once."""
+    a, b, c, d = source[first], source[first + spacing], source[first + 2 * spacing], source[first + 3 * spacing]
+    e, f, g = source[first + 4 * spacing], source[first + 5 * spacing], source[first + 6 * spacing]
+    for x in range(len(total)):
+        r, s, t, u = np.float64(a[x]), np.float64(b[x]), np.float64(c[x]), np.float64(d[x])
+        v, w, z = np.float64(e[x]), np.float64(f[x]), np.float64(g[x])
+        total[x] = r + s + t + u + v + w + z
+        squares[x] = r * r + s * s + t * t + u * u + v * v + w * w + z * z
+        slope[x] = 3.0 * (z - r) + 2.0 * (w - s) + (v - t)
+
+
+@njit
+def _across(sums: np.ndarray, x: int, spacing: int) -> float:
+    """The sum of BLOCK columns from `x` on, `spacing` apart."""
+    near = sums[x] + sums[x + spacing] + sums[x + 2 * spacing]
+    return near + sums[x + 3 * spacing] + sums[x + 4 * spacing] + sums[x + 5 * spacing] + sums[x + 6 * spacing]
+
+
+@njit
+def _of_plane(total: np.ndarray, slope: np.ndarray, x: int, spacing: int) -> float:
+    """The sum of squares that a plane through a block takes up; `total` and `slope` of `_down`."""
+    along_rows = _across(slope, x, spacing)
+    along_columns = 3.0 * (total[x + 6 * spacing] - total[x]) + 2.0 * (total[x + 5 * spacing] - total[x + spacing])
+    along_columns += total[x + 4 * spacing] - total[x + 2 * spacing]
+    return (along_rows * along_rows + along_columns * along_columns) / _OFFSETS
 
 
 @lru_cache(maxsize=1)
@@ -166,8 +198,8 @@ def _flanks_of_speckle() -> tuple[np.ndarray, np.ndarray]:
     for looks in _GRID:
         rng = np.random.default_rng(1981)
         power = rng.standard_gamma(looks, (_DRAWN_BLOCKS * BLOCK, BLOCK)) + np.finfo(np.float64).tiny
-        drawn = np.empty((2, _DRAWN_BLOCKS))
-        _statistics(power, np.log(power), 1, drawn)
+        drawn = np.empty((2, _DRAWN_BLOCKS), np.float32)
+        _statistics(power, np.log(power), 1, np.empty((6, BLOCK)), drawn)
         for values, true, flank in zip(drawn, (1.0 / looks, float(polygamma(1, looks))), found, strict=True):
             flank.append(np.quantile(values, _FLANK) / true)
     return np.array(found[0]), np.array(found[1])

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from sarsense.compiled import elementwise, njit
 from sarsense.errors import SettingError
-from sarsense.speckle.windows import check_filter, elementwise, mmse, moments, njit, padded
+from sarsense.speckle.windows import check_filter, mmse, moments, padded
 
 SIZE = 7
 """side of the window of all filters, in pixels, unless said otherwise"""

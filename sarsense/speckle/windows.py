@@ -7,17 +7,11 @@ result depends on its window alone, so that a scene filtered in strips equals th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import numba
 import numpy as np
 
+from sarsense.compiled import njit
 from sarsense.errors import SettingError
-
-njit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
-"""no fastmath: the same results on all machines"""
-elementwise: Any = numba.vectorize(cache=True)
-"""a formula for one pixel -> a ufunc"""
 
 _ROWS, _COLUMNS = 32, 512
 """of a block: a row of sums stays in the first cache, a block in the second"""

@@ -15,9 +15,10 @@ from sarsense.calibration import NOISE_FLOOR, Lut, border_noise, calibrate
 from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
 from sarsense.errors import CorpusError, SceneError
+from sarsense.power import valid_power
 from sarsense.products import recognise
 from sarsense.raster import open_raster
-from sarsense.scene import describe_scene, valid_power
+from sarsense.scene import describe_scene
 from tests.conftest import speckled_power, write_raster
 
 NAME = "s1b-iw-grd-vv-20211223t051122-20211223t051147-030148-039993-001"

@@ -15,8 +15,9 @@ from sarsense.config import BuildConfig
 from sarsense.errors import SceneError
 from sarsense.geometry import to_lonlat
 from sarsense.measure import measure_scene
+from sarsense.power import valid_power
 from sarsense.prepare import prepare_scene
-from sarsense.scene import describe_scene, valid_power
+from sarsense.scene import describe_scene
 from tests.conftest import speckled_power, write_raster
 
 SIGMA0 = speckled_power((96, 128), 8.0, seed=1, mean_db=-9.0)

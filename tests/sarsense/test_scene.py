@@ -6,7 +6,8 @@ import rasterio.shutil
 from sarsense.config import BuildConfig
 from sarsense.errors import SceneError
 from sarsense.measure import measure_scene
-from sarsense.scene import Scene, describe_scene, valid_power
+from sarsense.power import valid_power
+from sarsense.scene import Scene, describe_scene
 from tests.conftest import speckled_power, write_raster
 
 CONFIG = BuildConfig(tile_size=64)
