@@ -39,21 +39,45 @@ def signal_and_floor(
     rasters (a fill value that nobody declared: 0 dB would be very bright). An 8-bit picture's 0 is a dark pixel,
     below half a grey level: it is taken as 0.5.
     """
-    valid = np.isfinite(values)
-    if band.nodata is not None and np.isfinite(band.nodata):
-        valid &= values != band.nodata
-    if masked is not None:
-        valid &= ~masked
-    if band.quantity == "display":
+    stored = np.ascontiguousarray(values)
+    display = band.quantity == "display"
+    if display:
         values = np.maximum(values.astype(np.float32), np.float32(0.5))
-    elif np.issubdtype(values.dtype, np.inexact):
-        valid &= values != 0
-    if band.unit == "amplitude":
-        valid &= values >= 0  # squared, a fill value of -9999 would be the brightest of all
     with np.errstate(over="ignore", invalid="ignore"):
         power = to_power(values, band.unit, band.scale_factor)
-    power[~(valid & (power > 0) & np.isfinite(power))] = np.nan
+    # as it would be stored, where values are floats: a no-data value of 0.1 is no float32
+    nodata = np.nan if band.nodata is None else band.nodata
+    fill = stored.dtype.type(nodata) if stored.dtype.kind in "fc" else np.float64(nodata)
+    zeros = display or stored.dtype.kind not in "fc"
+    # squared, a fill value of -9999 would be the brightest of all
+    negatives = band.unit != "amplitude"
+    (_keep_valid_complex if stored.dtype.kind == "c" else _keep_valid)(stored, fill, zeros, negatives, power)
+    if masked is not None:
+        power[masked] = np.nan
     return (power, None) if band.calibration is None else calibrate(power, band.calibration, row, col)
+
+
+@njit
+def _keep_valid(stored: np.ndarray, fill: float, zeros: bool, negatives: bool, power: np.ndarray) -> None:
+    """NaN in place of power, float32 H x W, that is none: what was stored is the fill value, or a zero or a negative
+    number where these are no measurements, or has no power that is a positive number."""
+    for row in range(power.shape[0]):
+        line, out = stored[row], power[row]
+        for x in range(len(out)):
+            value, level = line[x], out[x]
+            known = (value != fill) & (zeros | (value != 0)) & (negatives | (value >= 0))
+            known &= (level > 0) & (level < np.inf)
+            out[x] = level if known else np.float32(np.nan)
+
+
+@njit
+def _keep_valid_complex(stored: np.ndarray, fill: complex, zeros: bool, negatives: bool, power: np.ndarray) -> None:
+    """The same of complex numbers, none of which is negative, and whose power is 0 where they are."""
+    for row in range(power.shape[0]):
+        line, out = stored[row], power[row]
+        for x in range(len(out)):
+            known = (line[x] != fill) & (out[x] > 0) & (out[x] < np.inf)
+            out[x] = out[x] if known else np.float32(np.nan)
 
 
 def power_table(band: Band, dtype: np.dtype) -> np.ndarray | None:

@@ -17,12 +17,13 @@ from sarsense.codes import code_dtype, code_steps, encode
 from sarsense.compiled import njit
 from sarsense.power import as_index, look_up, power_table, valid_power
 from sarsense.radiometry import to_db
-from sarsense.raster import masked_rows, read_rows, stored_dtype
+from sarsense.raster import masked_rows, read_rows, stored_dtype, strips
 from sarsense.scene import Band, Scene
 from sarsense.speckle import REFINED_LEE_RADIUS, refined_lee
 
 FILTERED_AT = 3.0
 """times its nominal looks a scene has when it is taken for filtered"""
+_ROWS = 16
 _LANES = 4
 """histograms that take turns: counting into one place again and again waits for memory"""
 
@@ -133,7 +134,7 @@ class StripReader:
         looks at."""
         halo = REFINED_LEE_RADIUS if any(channel.despeckled for _, channel in self._channels) else 0
         bands: dict[tuple[str, int], tuple[np.ndarray, np.ndarray | None]] = {}
-        strips = []
+        found = []
         for number, (dataset, channel) in enumerate(self._channels):
             band, scene = channel.band, channel.scene
             top, bottom = max(first - halo, 0), min(last + halo, scene.height)
@@ -145,11 +146,10 @@ class StripReader:
             rows = slice(first - top, last - top)
             table = self._table(number, values.dtype) if masked is None else None
             if table is not None:
-                strips.append(_looked_up(channel, as_index(values[rows]), table, self._counts))
+                found.append(_looked_up(channel, as_index(values[rows]), table, self._counts))
             else:
-                power = valid_power(values, band, row=top, masked=masked)
-                strips.append(_computed(channel, power, rows, self._bits))
-        return strips
+                found.append(_computed(channel, values, top, masked, rows, self._bits))
+        return found
 
     def _buffer(self, band: tuple[str, int], dataset: Any, rows: int) -> np.ndarray:
         """Room for rows of a band: the same again and again, since fresh memory costs as much as reading into it."""
@@ -178,17 +178,28 @@ def _looked_up(channel: Channel, values: np.ndarray, table: Table, counts: np.nd
     return Strip(channel, channel.bias_db, False, codes, values=values, table=table, counts=scratch)
 
 
-def _computed(channel: Channel, power: np.ndarray, rows: slice, bits: int) -> Strip:
+def _computed(
+    channel: Channel, values: np.ndarray, first: int, masked: np.ndarray | None, rows: slice, bits: int
+) -> Strip:
+    """`rows` of the values, whose first is row `first` of the raster. A few rows at a time: what is made of them on the
+    way stays in the processor's cache."""
+    power = np.empty(values.shape, np.float32)
+    for top, bottom in strips(len(values), _ROWS):
+        mask = None if masked is None else masked[top:bottom]
+        power[top:bottom] = valid_power(values[top:bottom], channel.band, row=first + top, masked=mask)
     bias, filtered = channel.bias_db, _is_filtered(channel)
     if filtered:
         assert channel.enl is not None
         power = refined_lee(power, channel.enl)
         bias = 0.0  # a filtered pixel is a mean of power: its logarithm has next to none
     power = power[rows]
-    db = to_db(power)
-    codes = np.empty(db.shape, code_dtype(bits))
+    db, codes = np.empty(power.shape, np.float32), np.empty(power.shape, code_dtype(bits))
     step = np.float32((channel.hi_db - channel.lo_db) / code_steps(bits))
-    _encode(db, np.float32(bias), np.float32(channel.lo_db), step, np.float32(code_steps(bits) + 1), codes)
+    for top, bottom in strips(len(power), _ROWS):
+        few = slice(top, bottom)
+        db[few] = to_db(power[few])
+        highest = np.float32(code_steps(bits) + 1)
+        _encode(db[few], np.float32(bias), np.float32(channel.lo_db), step, highest, codes[few])
     return Strip(channel, bias, filtered, codes, power=power, db=db)
 
 

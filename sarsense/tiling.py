@@ -54,8 +54,8 @@ def place_tiles(scene: Scene, cols: np.ndarray, rows: np.ndarray, tile: int) -> 
     ring_cols = np.concatenate([ring_cols, [middle, middle + 1, middle]])
     ring_rows = np.concatenate([ring_rows, [middle, middle, middle + 1]])
     lon, lat = to_lonlat(scene, cols[:, None] + ring_cols, rows[:, None] + ring_rows)
-    lon = _continuous(lon)
     points = _on_earth(scene, np.stack([lon, lat], axis=-1).reshape(count, -1, 2))
+    points[..., 0] = _continuous(points[..., 0])
     centre, right, below = points[:, -3], points[:, -2], points[:, -1]
     geod = pyproj.Geod(ellps="WGS84")
     spacing = [geod.inv(*centre.T, *to.T)[2] for to in (right, below)]
