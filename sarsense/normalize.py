@@ -51,6 +51,7 @@ class GroupRange:
     lo_db: float
     hi_db: float
     pixels: int
+    """whose despeckled levels were counted: those of every second row"""
     speckle_std_db: float
     """s(L) of the noisiest scenes of the group, but for a few"""
 

@@ -159,7 +159,8 @@ def test_stats_say_what_the_ground_is(scenes: Path, by_group: Corpus, tmp_path: 
             with rasterio.open(path) as dataset:
                 power = dataset.read(band)
             blurred = boxcar(np.where(power > 0, power, np.nan).astype(np.float32))
-            ground.append(10 * np.log10(blurred[np.isfinite(blurred)]))
+            counted = blurred[::2]  # of every second row
+            ground.append(10 * np.log10(counted[np.isfinite(counted)]))
         pooled = np.concatenate(ground)
         assert (row["scenes"], row["pixels"]) == (3, pooled.size)
         for percent in (0.1, 50, 99.9):
