@@ -2,6 +2,6 @@
 
 from benchmarks import build, ingest, stream
 
-build.main()
+build.main([])
 ingest.main()
 stream.main()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 from scipy.special import polygamma
 
 from sarsense.compiled import njit
 from sarsense.histogram import bins_between, count
+from sarsense.speckle.flanks import FLANKS_OF_CV, FLANKS_OF_LOG, LOOKS
 
 BLOCK = 7
 """side of the square blocks, in pixels, in which local statistics are taken"""
@@ -32,8 +32,6 @@ _SMALLEST = 1e-30
 _FLANK = (0.03, 0.15)
 """shares of the pure blocks between which the flank is compared"""
 _MIN_BLOCKS = 100
-_GRID = np.geomspace(0.3, 1000.0, 25)
-"""looks at which the flank of pure speckle is drawn"""
 _DRAWN_BLOCKS = 12_000
 _TOLERATED = 0.2
 STRIP = 6 * BLOCK
@@ -118,9 +116,8 @@ def _estimate(statistics: BlockStatistics) -> Enl | None:
     count = int(statistics.cv2.sum())
     if count < _MIN_BLOCKS:
         return None
-    cv_flank, log_flank = _flanks_of_speckle()
-    by_cv = _looks_by_flank(statistics.cv2, cv_flank, 1.0 / _GRID)
-    by_log_variance = _looks_by_flank(statistics.log_variance, log_flank, np.asarray(polygamma(1, _GRID)))
+    by_cv = _looks_by_flank(statistics.cv2, FLANKS_OF_CV, 1.0 / LOOKS)
+    by_log_variance = _looks_by_flank(statistics.log_variance, FLANKS_OF_LOG, np.asarray(polygamma(1, LOOKS)))
     looks = float(np.sqrt(by_cv * by_log_variance))
     disagreement = abs(by_cv - by_log_variance) / looks
     confidence = count / (count + 1000.0) / (1.0 + (disagreement / _TOLERATED) ** 2)
@@ -190,12 +187,10 @@ def _of_plane(total: np.ndarray, slope: np.ndarray, x: int, spacing: int) -> flo
     return (along_rows * along_rows + along_columns * along_columns) / _OFFSETS
 
 
-@lru_cache(maxsize=1)
-def _flanks_of_speckle() -> tuple[np.ndarray, np.ndarray]:
-    """For each of the looks of the grid, where the two shares of the flank lie relative to the true value: (25, 2) for
-    each statistic. Drawn, with a fixed seed: their distributions have no closed form."""
+def draw_flanks() -> tuple[np.ndarray, np.ndarray]:
+    """What `sarsense.speckle.flanks` holds, drawn anew, with a fixed seed: half a second."""
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for looks in _GRID:
+    for looks in LOOKS:
         rng = np.random.default_rng(1981)
         power = rng.standard_gamma(looks, (_DRAWN_BLOCKS * BLOCK, BLOCK)) + np.finfo(np.float64).tiny
         drawn = np.empty((2, _DRAWN_BLOCKS), np.float32)
@@ -208,12 +203,12 @@ def _flanks_of_speckle() -> tuple[np.ndarray, np.ndarray]:
 def _looks_by_flank(counts: np.ndarray, flanks: np.ndarray, expected: np.ndarray) -> float:
     """The most looks at which the flank of the histogram is no steeper than that of speckle alone.
 
-    flanks: (25, 2) as of `_flanks_of_speckle`; expected: true value of the statistic at the looks of the grid.
+    flanks: (25, 2), of `sarsense.speckle.flanks`; expected: true value of the statistic at the looks of the grid.
     """
     cumulative = np.concatenate([[0], np.cumsum(counts)])
-    fine = np.geomspace(_GRID[0], _GRID[-1], 2000)
-    true = np.exp(np.interp(np.log(fine), np.log(_GRID), np.log(expected)))
-    low, high = (np.interp(np.log(fine), np.log(_GRID), flanks[:, side]) for side in (0, 1))
+    fine = np.geomspace(LOOKS[0], LOOKS[-1], 2000)
+    true = np.exp(np.interp(np.log(fine), np.log(LOOKS), np.log(expected)))
+    low, high = (np.interp(np.log(fine), np.log(LOOKS), flanks[:, side]) for side in (0, 1))
     below, above = (np.interp(np.log(true * side), np.log(_EDGES), cumulative) for side in (low, high))
     # from many looks to few: from the empty left of the histogram into its flank
     enough = below >= max(20.0, 0.002 * cumulative[-1])

@@ -10,6 +10,8 @@ from sarsense.speckle import (
     log_bias_db,
     log_std_db,
 )
+from sarsense.speckle.enl import draw_flanks
+from sarsense.speckle.flanks import FLANKS_OF_CV, FLANKS_OF_LOG
 from tests.conftest import speckled_power
 
 # SAR.md section 2.1: looks -> standard deviation and bias of log speckle in dB, variation of the amplitude
@@ -149,3 +151,8 @@ def test_too_few_blocks_give_no_enl():
     statistics = BlockStatistics()
     statistics.add(speckled_power((35, 35), 4.0, seed=0))
     assert estimate_enl(statistics) is None
+
+
+def test_the_flanks_that_are_kept_are_those_that_are_drawn():
+    for kept, drawn in zip((FLANKS_OF_CV, FLANKS_OF_LOG), draw_flanks(), strict=True):
+        np.testing.assert_allclose(kept, drawn, atol=1e-5)
