@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from typing import Any
 _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _KEPT_FROM_CHILDREN = {number for number in _STOPPING if number != signal.SIGTERM}
 """SIGTERM is how Dask and multiprocessing end their processes"""
+
+_AGAIN_SECONDS = 0.05
 
 
 class Stopped(KeyboardInterrupt):
@@ -29,16 +33,30 @@ def stop_signals() -> Iterator[None]:
     if not _in_main_thread():
         yield  # of a program of its own; only the main thread may change signals
         return
+    stopping = False
 
     def stop(number: int, _: Any) -> None:
-        for each in _STOPPING:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(number)
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            raise Stopped(number)
 
-    before = _handled_by(stop)
+    def swallowed(unraisable: Any) -> None:
+        """Python ignores what is raised in a finaliser, where the signal may have found the main thread."""
+        nonlocal stopping
+        if not isinstance(unraisable.exc_value, Stopped):
+            hook(unraisable)
+            return
+        stopping = False
+        number = unraisable.exc_value.number
+        threading.Timer(_AGAIN_SECONDS, lambda: os.kill(os.getpid(), number)).start()
+
+    hook, before = sys.unraisablehook, _handled_by(stop)
+    sys.unraisablehook = swallowed
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         _restore(before)
 
 
@@ -52,10 +70,11 @@ def signals_held() -> Iterator[None]:
     if not _in_main_thread():
         yield
         return
-    resource_tracker.ensure_running()  # started later, it would lift the mask of the thread that starts it
     came: list[int] = []
     before = _handled_by(lambda number, _: came.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_FROM_CHILDREN)
+    resource_tracker.ensure_running()  # of multiprocessing: it is to outlive them, too, but its start lifts the mask
+    signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_FROM_CHILDREN)
     try:
         yield
     finally:
