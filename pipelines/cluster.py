@@ -32,6 +32,10 @@ _SETTINGS = {
     "distributed.scheduler.allowed-failures": 2,  # deaths that a batch may see, before its items are run alone
     "distributed.scheduler.worker-ttl": None,  # nannies see deaths; a worker that GDAL keeps silent is not dead
     "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS}s",
+    # What Dask does while nothing happens: 3 per cent of two cores as it is, 0.8 so (`python -m benchmarks.scheduler`).
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "2s",
 }
 _ONE_THREAD = ("GDAL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 """beside those that Dask sets (OMP, MKL, OPENBLAS): a worker is one core"""

@@ -18,7 +18,9 @@ _LINE_SECONDS = 30.0
 """between two lines of one stage"""
 _PACE_SECONDS = 1.0
 """before a pace is told"""
-_THINGS = {"scan": "files", "prepare": "scenes", "measure": "scenes", "cut": "scenes", "shard": "shards"}
+_THINGS = {
+    "scan": "files", "prepare": "scenes", "measure": "scenes", "cut": "scenes", "shard": "shards", "seal": "corpus"
+}  # fmt: skip
 """what the items of a stage are; of others: items"""
 
 
@@ -62,7 +64,9 @@ class Pace:
         if seconds < _PACE_SECONDS:
             return []
         rates = [f"{_short(self._cost_done / seconds / 1e6)} Mpx/s"] * bool(self._cost_done)
-        return [*rates, f"{_short((self.done - self._there) / seconds)} {self.things}/s"]
+        if self.total - self._there > 1:
+            rates.append(f"{_short((self.done - self._there) / seconds)} {self.things}/s")
+        return rates
 
 
 class ProgressLines:

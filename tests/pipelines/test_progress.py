@@ -77,7 +77,7 @@ def test_stages_of_nothing_and_of_a_moment_divide_by_nothing(clock: Clock, lines
     progress.stage("scan", 0)
     progress.stage("seal", 1)
     progress.advance()
-    assert lines == ["scan: 0 files", "seal: 1 items", "seal: 1/1 items, in 0 s"]
+    assert lines == ["scan: 0 files", "seal: 1 corpus", "seal: 1/1 corpus, in 0 s"]
 
 
 @pytest.mark.parametrize(
