@@ -74,7 +74,9 @@ class _Clock:
         self._stage = ""
         self._since = time.perf_counter()
 
-    def stage(self, name: str, total: int, cost: float = 0.0) -> None:
+    def say(self, line: str) -> None: ...
+
+    def stage(self, name: str, total: int, cost: float = 0.0, there: int = 0) -> None:
         now = time.perf_counter()
         self.first = self.first or now
         if self._stage:
@@ -82,8 +84,6 @@ class _Clock:
         self._stage, self._since = name, now
 
     def advance(self, cost: float = 0.0) -> None: ...
-
-    def note(self, line: str) -> None: ...
 
 
 def one_build(sources: str, out: Path, workers: int) -> Run:

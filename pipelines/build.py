@@ -18,7 +18,8 @@ from pipelines.companions import CompanionFiles, read_companions
 from pipelines.curate import curate
 from pipelines.entries import BuildSummary, list_entries, nothing_usable, scene_row, summarise
 from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
-from pipelines.output import check_output, clean, existing, next_folder, seal
+from pipelines.output import check_output, clean, existing, litter_removed, next_folder, seal
+from pipelines.progress import Silent
 from pipelines.ranges import KnownRanges, known_ranges, ranges_from, set_ranges
 from pipelines.stages import (
     Progress,
@@ -46,7 +47,7 @@ def scan(sources: list[str], config: BuildConfig, workers: int = 0) -> list[dict
         tempfile.TemporaryDirectory(prefix="sarsense-scan-") as scratch,
         open_runner(workers, None) as runner,
     ):
-        scan_all(entries, config, Path(scratch), runner, _Silent())
+        scan_all(entries, config, Path(scratch), runner, Silent())
     for entry in entries:
         if entry.scene is not None:
             entry.status = "usable"
@@ -72,7 +73,7 @@ def build(
     what the corpus that grows holds, not on `workers`, on the order of arrival, or on how often the build was killed.
     """
     started = time.monotonic()
-    progress = progress or _Silent()
+    progress = progress or Silent()
     check_output(out)
     if anew is None:
         shutil.rmtree(next_folder(out), ignore_errors=True)  # of a build that was killed, and was another one
@@ -96,7 +97,7 @@ def build(
     except OSError as error:
         raise SarsenseError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     fresh = [entry for entry in entries if not entry.settled]
-    with open_runner(workers, scheduler) as runner:
+    with litter_removed(out), open_runner(workers, scheduler, work, progress.say) as runner:
         scan_all(fresh, config, work, runner, progress)
         prepare_all(fresh, work, runner, progress)
         measure_all(fresh, work, runner, progress)
@@ -133,8 +134,3 @@ def _own_ranges(out: Path, asked: KnownRanges | None) -> tuple[KnownRanges | Non
     if asked is not None or corpus.manifest["config"]["normalization"] != "group":
         return asked, None if asked is None else asked.to_json()
     return known_ranges(corpus, closed=False), corpus.manifest["stats_from"]
-
-
-class _Silent:
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self) -> None: ...

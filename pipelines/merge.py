@@ -17,7 +17,7 @@ import pyarrow as pa
 import sarsense
 from pipelines.cluster import open_runner
 from pipelines.curate import curate_again
-from pipelines.output import check_output, clean
+from pipelines.output import check_output, clean, litter_removed
 from pipelines.stages import Progress, shard_all
 from sarsense.config import BuildConfig
 from sarsense.corpus import (
@@ -58,7 +58,7 @@ def merge(
     sizes = {row["scene"]: row["width"] * row["height"] for row in scenes.to_pylist() if row["status"] == "used"}
     work = out / ".build"
     work.mkdir(parents=True, exist_ok=True)
-    with open_runner(workers, None) as runner:
+    with litter_removed(out), open_runner(workers, say=progress.say) as runner:
         tiles, dropped, guarded = curate_again(tiles, sizes, config, work, runner, progress)
         tiles, shards = shard_all(tiles, out, config, work, runner, progress)
     table = tile_table(tiles)

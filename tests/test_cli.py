@@ -95,7 +95,7 @@ def test_an_output_that_is_no_corpus_or_cannot_be_written_is_refused_in_a_line(t
         "not a corpus": ("shards", "verify", other),
         "/proc/sim: ": ("simulate", "/proc/sim", "--scenes", 1, "--size", 128),
         "not empty and not of a simulation": ("simulate", other, "--scenes", 1, "--size", 128),
-        "no Dask scheduler answers": ("build", scene, "--out", tmp_path / "new", "--scheduler", "nonsense"),
+        "tcp://host:port, or the file": ("build", scene, "--out", tmp_path / "new", "--scheduler", "nonsense"),
     }
     for words, arguments in cases.items():
         told = call(*SARSENSE, *arguments, code=1)
