@@ -18,7 +18,8 @@ from pipelines.companions import CompanionFiles, read_companions
 from pipelines.curate import curate
 from pipelines.entries import BuildSummary, list_entries, nothing_usable, scene_row, summarise
 from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
-from pipelines.output import check_output, clean, existing, next_folder, seal
+from pipelines.lock import locked
+from pipelines.output import check_output, clean, end_move, existing, next_folder, seal
 from pipelines.ranges import KnownRanges, known_ranges, ranges_from, set_ranges
 from pipelines.stages import (
     Progress,
@@ -71,14 +72,39 @@ def build(
     `anew`: make all of a finished corpus anew. The bytes depend on the sources' content, `config`, those files, and
     what the corpus that grows holds, not on `workers`, on the order of arrival, or on how often the build was killed.
     """
-    started = time.monotonic()
-    progress = progress or _Silent()
     check_output(out)
+    with locked(out):
+        return _build(
+            sources,
+            out,
+            config,
+            workers,
+            scheduler,
+            progress or _Silent(),
+            stats_from,
+            companions or CompanionFiles(),
+            anew,
+        )
+
+
+def _build(
+    sources: list[str],
+    out: Path,
+    config: BuildConfig,
+    workers: int,
+    scheduler: str | None,
+    progress: Progress,
+    stats_from: Path | None,
+    companions: CompanionFiles,
+    anew: Anew | None,
+) -> BuildSummary:
+    started = time.monotonic()
+    end_move(out)
     if anew is None:
         shutil.rmtree(next_folder(out), ignore_errors=True)  # of a build that was killed, and was another one
     known = None if stats_from is None else ranges_from(stats_from, config)
     recorded = None if known is None else known.to_json()
-    beside = read_companions(companions or CompanionFiles(), config)
+    beside = read_companions(companions, config)
     base = existing(out, config, beside, recorded) if anew is None else None
     if anew == "shards":
         known, recorded = _own_ranges(out, known)
@@ -93,6 +119,7 @@ def build(
             known = known_ranges(base, closed=False)
     try:
         work.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=work).close()  # the folder may be there, and read-only
     except OSError as error:
         raise SarsenseError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     fresh = [entry for entry in entries if not entry.settled]

@@ -19,6 +19,7 @@ import shapely
 import sarsense
 from pipelines.cluster import open_runner
 from pipelines.curate import curate_again
+from pipelines.lock import locked
 from pipelines.output import check_output, clean
 from pipelines.stages import Progress, shard_all
 from sarsense.config import BuildConfig
@@ -47,6 +48,13 @@ def merge(
     Raises CorpusError where the two do not go together, naming what differs.
     """
     check_output(out)
+    with locked(out):
+        return _merge(a, b, out, name, version, workers, progress)
+
+
+def _merge(
+    a: Path, b: Path, out: Path, name: str | None, version: str, workers: int, progress: Progress
+) -> tuple[Corpus, dict[str, int]]:
     if (out / "corpus.json").exists():
         raise CorpusError(f"{out}: holds a finished corpus; --out names a new folder")
     parts = sorted((open_corpus(path) for path in (a, b)), key=_sorted_by)

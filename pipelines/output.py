@@ -40,17 +40,21 @@ _NEXT, _MOVING = "next", "moving"
 
 
 def check_output(out: Path) -> None:
-    """A build writes into a new or empty folder, or goes on in one of its own; a move that was cut off is ended."""
+    """A build writes into a new or empty folder, or goes on in one of its own."""
     if out.exists() and not out.is_dir():
         raise SarsenseError(f"{out}: is a file; --out names a folder")
-    if (out / ".build" / _MOVING).exists():
-        _move(out)
     if not out.is_dir() or (out / ".build").is_dir() or (out / "corpus.json").is_file():
         return
     if any(out.iterdir()):
         raise CorpusError(
             f"{out}: not empty and not a corpus (neither corpus.json nor .build); choose a new folder for --out"
         )
+
+
+def end_move(out: Path) -> None:
+    """End a move that was cut off. Only who holds the lock of `out` may: another may be just moving."""
+    if (out / ".build" / _MOVING).exists():
+        _move(out)
 
 
 def existing(
