@@ -19,6 +19,7 @@ from pipelines.curate import curate
 from pipelines.entries import BuildSummary, list_entries, nothing_usable, scene_row, summarise
 from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
 from pipelines.lock import locked
+from pipelines.needs import refuse_without_room
 from pipelines.output import check_output, clean, end_move, existing, next_folder, seal
 from pipelines.ranges import KnownRanges, known_ranges, ranges_from, set_ranges
 from pipelines.stages import (
@@ -125,6 +126,7 @@ def _build(
     fresh = [entry for entry in entries if not entry.settled]
     with open_runner(workers, scheduler) as runner:
         scan_all(fresh, config, work, runner, progress)
+        refuse_without_room(fresh, config, out, base)
         prepare_all(fresh, work, runner, progress)
         measure_all(fresh, work, runner, progress)
         if base is not None:
