@@ -7,6 +7,7 @@ code 1; wrong usage ends with 2, a strict build that refused a scene with 3, Ctr
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
@@ -889,6 +890,8 @@ def _run(app: Callable[[], None], name: str) -> None:
         told = str(error)
         if isinstance(error, OSError) and error.strerror:  # a disk or a right that is missing: no fault of the code
             told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+                told += "; free the disk or mend it, then run the same command again"
         typer.echo(f"{name}: error: {told}", err=True)
         sys.exit(2 if isinstance(error, (SettingError, ConfigError)) else 1)
 
