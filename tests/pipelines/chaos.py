@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
+
+from pipelines.build import build
+from sarsense.config import BuildConfig
 
 LATEST = 180.0
 """seconds that a build of a few small scenes may take on a busy machine"""
+CONFIG = BuildConfig(tile_size=64, shard_mib=1, val_share=0.3, cell_km=3.0)
 OPTIONS = "--tile-size 64 --shard-mib 1 --val-share 0.3 --cell-km 3".split()
-"""as `tests.pipelines.test_build.CONFIG`"""
+"""the same for the command line"""
 SARSENSE = [sys.executable, "-c", "from cli import run_sarsense; run_sarsense()"]
+_KILLS_OF_ONE = 4
+"""build, at most"""
 SCENE_STAGES = ("measure", "cut")
 LITTER = re.compile(r"^\..*\.(tmp|native\.tif|warped\.tif)$")
 
@@ -103,78 +113,122 @@ class Build:
         return found
 
 
-def kill_often(scenes: Path, reference: dict[str, bytes], folder: Path, kills: int, seed: int) -> None:
-    """`kills` kills, each at a moment between start and end of an undisturbed build, of the main process, of a worker,
-    or of all at once. A build that lost its main process is run again, to be killed again or to end.
+class Cluster:
+    """A Dask scheduler and its workers, processes of their own."""
 
-    Asserts that every build that ends has the bytes of `reference` and leaves nothing behind; that one that lost only
-    a worker ends by itself; and that no result of a scene which was there at a kill is ever made again.
+    def __init__(self, folder: Path, workers: int) -> None:
+        folder.mkdir()
+        self._folder, self._log = folder, (folder / "log").open("w")
+        file = folder / "scheduler.json"
+        options = ["--scheduler-file", str(file)]
+        self.scheduler = self._run("scheduler", "--port", "0", "--dashboard-address", "127.0.0.1:0", *options)
+        deadline = time.monotonic() + LATEST
+        while not file.exists():
+            assert self.scheduler.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        self.address: str = json.loads(file.read_text())["address"]
+        settings = ["--nthreads", "1", "--no-nanny", "--death-timeout", "20", "--no-dashboard"]
+        self.workers = [
+            self._run("worker", *options, *settings, "--local-directory", str(folder)) for _ in range(workers)
+        ]
+
+    def _run(self, what: str, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *options]
+        return subprocess.Popen(command, stdout=self._log, stderr=self._log, cwd=self._folder)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+        self._log.close()
+
+
+def kill_often(scenes: Path, folder: Path, kills: int, seed: int) -> Counter[str]:
+    """`kills` kills of builds of `scenes`, of the main process, of a worker, or of all at once; how many of each hit.
+
+    Half of the moments lie anywhere between start and end of an undisturbed build, half in its work on scenes, which is
+    short beside the loading of libraries. A build that lost its main process is run again, to be killed again or to
+    end. Asserts that every build that ends has the bytes of the undisturbed one and leaves nothing behind; that one
+    that lost only a worker ends by itself; and that no result of a scene that was there at a kill is made again: lost
+    is what the workers were just at, a scene each.
     """
     draw = random.Random(seed)
     temporary = folder / "temporary"
-    started = time.monotonic()
-    assert Build(scenes, folder / "undisturbed", temporary).run() == reference
-    undisturbed = time.monotonic() - started
-    killed, number = 0, 0
-    while killed < kills:
+    reference, whole, work = _undisturbed(Build(scenes, folder / "undisturbed", temporary))
+    hit: Counter[str] = Counter()
+    for number in count():
         job = Build(scenes, folder / f"corpus{number}", temporary)
-        number += 1
-        for _ in range(3):  # kills in one build, at most, and then it may end
-            killed += _run_and_kill(job, draw, draw.uniform(0.0, undisturbed))
-            if (job.out / "corpus.json").exists() or killed >= kills:
+        for _ in range(_KILLS_OF_ONE):
+            victim = draw.choice(["main", "worker", "group"])
+            moment = draw.uniform(0.0, whole) if draw.random() < 0.5 else draw.uniform(*work)
+            hit[victim] += _run_and_kill(job, victim, moment, draw)
+            if (job.out / "corpus.json").exists() or hit.total() == kills:
                 break
-        kept = job.done()
-        ended = _end(job, kept)
-        assert ended == reference and litter(job.out) == [], job.out
-    leftovers = [path.name for path in temporary.iterdir()]
-    assert not [name for name in leftovers if name.startswith("sarsense-")], leftovers
+        _end(scenes, job)
+        assert content(job.out) == reference and litter(job.out) == [], job.out
+        shutil.rmtree(job.out)
+        if hit.total() == kills:
+            break
+    assert list(temporary.glob("sarsense-*")) == []
+    return hit
 
 
-def _run_and_kill(job: Build, draw: random.Random, moment: float) -> int:
-    """Start it, kill one of its processes at `moment` seconds; 1 where it was still at it."""
-    kept = job.done()
-    victim = draw.choice(["main", "worker", "group"])
+def _undisturbed(job: Build) -> tuple[dict[str, bytes], float, tuple[float, float]]:
+    """What it makes, its seconds, and when it begins and ends to work on scenes."""
+    started = time.monotonic()
     process = job.start()
-    try:
-        process.wait(timeout=moment)
-    except subprocess.TimeoutExpired:
-        pass
-    else:
-        process.communicate()
-        return 0
+    begun = ended = None
+    while process.poll() is None:
+        now = time.monotonic() - started
+        if begun is None and any(job.records("scan")):
+            begun = now
+        if ended is None and (job.out / "corpus.json").exists():
+            ended = now
+        time.sleep(0.01)
+    _, told = process.communicate()
+    assert process.returncode == 0 and begun is not None and ended is not None, told
+    return content(job.out), time.monotonic() - started, (begun, ended)
+
+
+def _run_and_kill(job: Build, victim: str, moment: float, draw: random.Random) -> bool:
+    """Start it, kill one of its processes, or all, at `moment` seconds; whether one was hit."""
+    kept = job.done()
+    process = job.start()
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=moment)
+        return False
     if victim == "worker":
         workers = job.workers(process)
-        if workers:
-            _kill(draw.choice(workers))
+        for pid in workers and [draw.choice(workers)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         _, told = process.communicate(timeout=LATEST)
         assert process.returncode == 0 and "Traceback" not in told, told
-        _assert_kept(job, kept)
-        return int(bool(workers))
+        return bool(workers)
     if victim == "main":
         process.kill()
     else:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=LATEST)
-    _assert_kept(job, kept)
-    return 1
-
-
-def _end(job: Build, kept: dict[Path, int]) -> dict[str, bytes]:
-    """Run it to its end, watching that nothing that was done is done again while it still lies there."""
-    process = job.start()
-    while process.poll() is None:
-        _assert_kept(job, kept)
-        time.sleep(0.05)
-    _, told = process.communicate(timeout=LATEST)
-    assert process.returncode == 0 and "Traceback" not in told, told
-    return content(job.out)
-
-
-def _assert_kept(job: Build, kept: dict[Path, int]) -> None:
     now = job.done()
     assert all(now.get(path, inode) == inode for path, inode in kept.items())
+    return True
 
 
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+def _end(scenes: Path, job: Build) -> None:
+    """Run it to its end, here; when all scenes are cut, what had been done lies there untouched."""
+    kept = job.done()
+
+    class Watch:
+        def stage(self, name: str, total: int) -> None:
+            if name == "shard":
+                now = job.done()
+                assert all(now[path] == inode for path, inode in kept.items())
+
+        def advance(self) -> None: ...
+        def say(self, line: str) -> None: ...
+
+    build([str(scenes)], job.out, CONFIG, workers=0, progress=Watch())

@@ -18,8 +18,7 @@ from pipelines.build import build
 from sarsense.corpus import open_corpus, verify_corpus
 from sarsense.errors import SarsenseError
 from sarsense.simulate import simulate
-from tests.pipelines.chaos import Build, content, litter
-from tests.pipelines.test_build import CONFIG
+from tests.pipelines.chaos import CONFIG, Build, Cluster, content, kill_often, litter
 
 LATEST = 120.0
 """seconds that anything may take on a busy machine"""
@@ -78,6 +77,7 @@ class At:
             self._act()
 
     def advance(self) -> None: ...
+    def say(self, line: str) -> None: ...
 
 
 def wait_for(holds: Callable[[], object], process: subprocess.Popen[str] | None = None) -> bool:
@@ -127,7 +127,8 @@ def test_a_full_disk_with_workers_ends_with_one_line_and_code_1(
         assert len(lines) == 1 and "No space left on device" in lines[0] and str(disk) in lines[0], told
         assert "run the same command again" in lines[0]
         remount(disk, "size=64m")
-        assert job.run() == reference and litter(job.out) == []
+        build([str(scenes)], job.out, CONFIG, workers=0)
+        assert content(job.out) == reference and litter(job.out) == []
 
 
 def test_a_disk_that_cannot_hold_it_is_told_after_the_scan_and_by_a_dry_run(scenes: Path, tmp_path: Path):
@@ -206,7 +207,9 @@ def test_a_source_that_may_not_be_read_is_recorded(scenes: Path, tmp_path: Path)
 # --------------------------------------------------------------------------------------------- temporary folder
 
 
-@pytest.mark.parametrize("fault", ["full", "read-only", "missing"])
+@pytest.mark.parametrize(
+    "fault", ["full", *(pytest.param(x, marks=pytest.mark.slow) for x in ("read-only", "missing"))]
+)
 def test_a_bad_temporary_folder_is_no_matter(scenes: Path, reference: dict[str, bytes], tmp_path: Path, fault: str):
     """With workers: Dask wants a folder for its scratch."""
     with mounted(tmp_path / "temporary", "size=64k") as temporary:
@@ -245,20 +248,42 @@ def test_a_second_build_is_refused_and_the_dead_first_one_stops_nobody(
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
-def test_kills_at_random_moments_cost_a_scene_a_worker_at_most(
-    scenes: Path, reference: dict[str, bytes], tmp_path: Path
-):
-    from tests.pipelines.chaos import kill_often
-
-    kill_often(scenes, reference, tmp_path, kills=4, seed=0)
+def test_kills_at_random_moments_cost_a_scene_a_worker_at_most(scenes: Path, tmp_path: Path):
+    assert kill_often(scenes, tmp_path, kills=4, seed=0).total() == 4
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_forty_kills_at_random_moments(scenes: Path, reference: dict[str, bytes], tmp_path: Path):
-    from tests.pipelines.chaos import kill_often
+def test_forty_kills_at_random_moments(tmp_path: Path):
+    simulate(tmp_path / "in", scenes=8, size=640, looks=4.0, seed=2)
+    hit = kill_often(tmp_path / "in" / "scenes", tmp_path, kills=40, seed=1)
+    print(hit)
+    assert hit.total() == 40 and min(hit[victim] for victim in ("main", "worker", "group")) >= 5
 
-    kill_often(scenes, reference, tmp_path, kills=40, seed=1)
+
+def test_a_worker_of_a_cluster_is_killed_then_its_scheduler(reference: dict[str, bytes], scenes: Path, tmp_path: Path):
+    """The build goes on with the other worker; without a scheduler it ends in a line, within a minute, and goes on
+    with a new one."""
+    job = Build(scenes, tmp_path / "corpus", tmp_path / "temporary")
+    with Cluster(tmp_path / "first", workers=2) as cluster:
+        process = job.start("--scheduler", cluster.address)
+        assert wait_for(lambda: any(job.records("scan")), process)
+        cluster.workers[0].kill()
+        assert wait_for(lambda: any(job.records("measure")), process)
+        cluster.scheduler.kill()
+        kept = job.done()
+        _, told = process.communicate(timeout=60)
+        lines = [line for line in told.splitlines() if "error" in line]
+        assert process.returncode == 1 and "Traceback" not in told, told
+        assert len(lines) == 1 and "run the same command again" in lines[0], told
+    with Cluster(tmp_path / "second", workers=1) as cluster:
+        process = job.start("--scheduler", cluster.address)
+        assert wait_for(lambda: list((job.out / ".build" / "shard").glob("*")), process)
+        now = job.done()
+        assert all(now.get(path, inode) == inode for path, inode in kept.items())
+        _, told = process.communicate(timeout=LATEST)
+        assert process.returncode == 0, told
+    assert content(job.out) == reference and litter(job.out) == []
 
 
 # ------------------------------------------------------------------------------------------------------- clocks
