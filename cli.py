@@ -2,14 +2,16 @@
 
 Nothing heavy is imported at module level, so that `--help` and `--version` are instant: a command imports what it
 calls. Errors that we raise on purpose are printed in one line (`--debug` shows the traceback) and end with exit
-code 1; wrong usage ends with 2, a strict build that refused a scene with 3, Ctrl-C with 130.
+code 1; wrong usage ends with 2, a strict build that refused a scene with 3, a signal with 128 + its number (Ctrl-C:
+130, SIGTERM: 143).
 """
 
 from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -227,7 +229,10 @@ def _build(
         int | None,
         typer.Option(min=0, help="Worker processes of the Dask LocalCluster; 0: this process; default: cores."),
     ] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use, tcp://host:port.")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Dask cluster to join: tcp://host:port of its scheduler, or its scheduler file."),
+    ] = None,
     reshard: Annotated[
         bool, typer.Option("--reshard", help="Make all of a finished corpus anew, with the dB ranges that it has.")
     ] = False,
@@ -245,6 +250,7 @@ def _build(
     from pipelines.build import build
     from pipelines.cluster import default_workers
     from pipelines.companions import CompanionFiles
+    from pipelines.progress import show_progress
     from sarsense.corpus import open_corpus
     from sarsense.dedup.leakage import parse_distance
     from sarsense.report.datasheet import is_current, write_datasheet
@@ -289,14 +295,11 @@ def _build(
     if dry_run:
         _print_plan(sources, out, config, count, stats_from, companions, anew is not None, as_json)
         return
-    try:
-        with _StageProgress() as progress:
+    with _stoppable():
+        with show_progress() as progress:
             summary = build(sources, out, config, count, scheduler, progress, stats_from, companions, anew)
-    except KeyboardInterrupt:
-        typer.echo("stopped by SIGINT; the same command goes on from here", err=True)
-        raise typer.Exit(130) from None
-    if not is_current(open_corpus(out)):
-        write_datasheet(open_corpus(out))
+        if not is_current(open_corpus(out)):
+            write_datasheet(open_corpus(out))
     if as_json:
         from dataclasses import asdict
 
@@ -321,9 +324,10 @@ def _print_plan(
 ) -> None:
     from pipelines.messages import plan_lines
     from pipelines.plan import plan
+    from pipelines.progress import show_progress
     from sarsense.errors import SarsenseError
 
-    with _StageProgress() as progress:
+    with show_progress() as progress:
         planned = plan(sources, out, config, workers, progress, stats_from, companions, anew)
     if as_json:
         _print_json(planned.to_json())
@@ -395,11 +399,13 @@ def _merge(
     """Put the tiles of two corpora into one, without their duplicates. The order of A and B changes nothing."""
     from pipelines.merge import merge
     from pipelines.messages import merge_lines
+    from pipelines.progress import show_progress
     from sarsense.report.datasheet import write_datasheet
 
-    with _StageProgress() as progress:
-        corpus, dropped = merge(a, b, out, name, corpus_version, workers, progress)
-    write_datasheet(corpus)
+    with _stoppable():
+        with show_progress() as progress:
+            corpus, dropped = merge(a, b, out, name, corpus_version, workers, progress)
+        write_datasheet(corpus)
     if as_json:
         _print_json({"out": str(out), "digest": corpus.digest, "tiles": corpus.manifest["splits"], "left_out": dropped})
     else:
@@ -564,36 +570,18 @@ def _say(lines: Iterable[str]) -> None:
         typer.echo(line)
 
 
-class _StageProgress:
-    """Progress by stage on standard error: bars on a terminal, a line a stage elsewhere."""
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """A signal to stop ends the command with one line, and with 128 + its number."""
+    from pipelines.signals import Stopped, stop_signals
 
-    def __enter__(self) -> _StageProgress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._terminal = console.is_terminal
-        self._bars = Progress(
-            TextColumn("{task.description:8}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            disable=not self._terminal,
-        )
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def stage(self, name: str, total: int) -> None:
-        self._task = self._bars.add_task(name, total=total)
-        if not self._terminal:
-            typer.echo(f"{name}: {total}", err=True)
-
-    def advance(self) -> None:
-        self._bars.advance(self._task)
+    try:
+        with stop_signals():
+            yield
+    except Stopped as stop:
+        with suppress(OSError):  # of SIGHUP: the terminal is gone
+            typer.echo(f"stopped by {stop}; the same command goes on from here", err=True)
+        raise typer.Exit(128 + stop.number) from None
 
 
 # ------------------------------------------------------------------------------------------------------- dic3l

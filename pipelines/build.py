@@ -20,7 +20,8 @@ from pipelines.entries import BuildSummary, list_entries, nothing_usable, scene_
 from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
 from pipelines.lock import locked
 from pipelines.needs import refuse_without_room
-from pipelines.output import check_output, clean, end_move, existing, next_folder, seal
+from pipelines.output import check_output, clean, end_move, existing, litter_removed, next_folder, seal
+from pipelines.progress import Silent
 from pipelines.ranges import KnownRanges, known_ranges, ranges_from, set_ranges
 from pipelines.stages import (
     Progress,
@@ -48,7 +49,7 @@ def scan(sources: list[str], config: BuildConfig, workers: int = 0) -> list[dict
         tempfile.TemporaryDirectory(prefix="sarsense-scan-") as scratch,
         open_runner(workers, None) as runner,
     ):
-        scan_all(entries, config, Path(scratch), runner, _Silent())
+        scan_all(entries, config, Path(scratch), runner, Silent())
     for entry in entries:
         if entry.scene is not None:
             entry.status = "usable"
@@ -81,7 +82,7 @@ def build(
             config,
             workers,
             scheduler,
-            progress or _Silent(),
+            progress or Silent(),
             stats_from,
             companions or CompanionFiles(),
             anew,
@@ -124,7 +125,7 @@ def _build(
     except OSError as error:
         raise SarsenseError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     fresh = [entry for entry in entries if not entry.settled]
-    with open_runner(workers, scheduler) as runner:
+    with litter_removed(out), open_runner(workers, scheduler, work, progress.say) as runner:
         scan_all(fresh, config, work, runner, progress)
         refuse_without_room(fresh, config, out, base)
         prepare_all(fresh, work, runner, progress)
@@ -162,8 +163,3 @@ def _own_ranges(out: Path, asked: KnownRanges | None) -> tuple[KnownRanges | Non
     if asked is not None or corpus.manifest["config"]["normalization"] != "group":
         return asked, None if asked is None else asked.to_json()
     return known_ranges(corpus, closed=False), corpus.manifest["stats_from"]
-
-
-class _Silent:
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self) -> None: ...

@@ -1,154 +1,169 @@
-"""Running independent tasks: in this process, or on a Dask cluster, with one interface.
-
-Tasks write their results to disk; only small plain values travel through the scheduler. At most a few tasks a
-worker are in flight, so that a million of them never sit in the scheduler at once.
-"""
+"""Which Dask cluster runs the items: none, one of this machine, or one that is there already (docs/cluster.md)."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import logging
 import os
-import signal
+import re
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import islice
-from typing import Any, Protocol
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
+from pipelines.runner import DaskRunner, InlineRunner, Runner, Say
+from pipelines.signals import signals_held
 from sarsense.errors import SarsenseError
 
-_IN_FLIGHT_PER_WORKER = 4
-_RETRIES = 2
 _START_SECONDS = 60
-_IGNORE_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-"""for workers that Dask starts later, in place of dead ones"""
-
-
-class Runner(Protocol):
-    """Calls `task` on each item and hands (item index, result or exception) to `done`, in order of completion."""
-
-    def run(
-        self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], done: Callable[[int, Any], None]
-    ) -> None: ...
-
-
-class InlineRunner:
-    """One after the other, in this process."""
-
-    def run(self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], done: Callable[[int, Any], None]) -> None:
-        for index, item in enumerate(items):
-            done(index, task(*item))
-
-
-class DaskRunner:
-    """On the workers of a Dask cluster.
-
-    Dask blames every task that a dying worker held, also those that only waited there. So a task that Dask gave up is
-    run again at the end, alone: only one that kills its worker then, too, is to blame.
-    """
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def run(self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], done: Callable[[int, Any], None]) -> None:
-        workers = max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
-        everything = range(len(items))
-        suspects = self._run(task, items, everything, workers * _IN_FLIGHT_PER_WORKER, done)
-        for index, error in sorted(self._run(task, items, sorted(suspects), 1, done).items()):
-            done(index, error)
-
-    def _run(
-        self,
-        task: Callable[..., Any],
-        items: Sequence[tuple[Any, ...]],
-        indices: Iterable[int],
-        in_flight: int,
-        done: Callable[[int, Any], None],
-    ) -> dict[int, Exception]:
-        """Run `task` on the items of `indices`, `in_flight` at once; those that Dask gave up, with its error."""
-        from distributed import KilledWorker, as_completed
-
-        waiting = iter(indices)
-        pending: dict[str, int] = {}
-        suspects: dict[int, Exception] = {}
-        completed = as_completed()
-
-        def submit(indices: Iterable[int]) -> None:
-            for index in indices:
-                future = self._client.submit(task, *items[index], retries=_RETRIES, pure=False)
-                pending[future.key] = index
-                completed.add(future)
-
-        submit(islice(waiting, in_flight))
-        for future in completed:
-            index, error = pending.pop(future.key), future.exception()
-            if isinstance(error, KilledWorker):
-                suspects[index] = error
-            else:
-                done(index, future.result() if error is None else error)
-            submit(islice(waiting, 1))
-        return suspects
+_CONNECT_SECONDS = 20
+_WORKER_BYTES = 2**30
+"""of memory, that a worker process should have at least"""
+_SETTINGS = {
+    # Dask's memory is for results that it keeps; ours are on disk, so there is nothing to spill, and a worker that is
+    # paused for memory that is not Dask's would wait for ever. One that takes too much dies, and is told so.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.scheduler.allowed-failures": 2,  # deaths that a batch may see, before its items are run alone
+    "distributed.scheduler.worker-ttl": None,  # nannies see deaths; a worker that GDAL keeps silent is not dead
+    "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS}s",
+}
+_ONE_THREAD = ("GDAL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+"""beside those that Dask sets (OMP, MKL, OPENBLAS): a worker is one core"""
 
 
 @contextmanager
-def open_runner(workers: int, scheduler: str | None) -> Iterator[Runner]:
-    """A runner with `workers` local processes (0: this process), or on the cluster at `scheduler`."""
+def open_runner(
+    workers: int, scheduler: str | None = None, shared: Path | None = None, say: Say = lambda line: None
+) -> Iterator[Runner]:
+    """A runner with `workers` local processes (0: this process), or on the cluster of `scheduler`: an address, or the
+    path of a scheduler file.
+
+    shared: a folder that all workers of a cluster have to see; say: told where the dashboard is, and what is waited
+    for. SarsenseError where no scheduler answers.
+    """
     if scheduler is None and workers == 0:
         yield InlineRunner()
         return
-    import dask.config
-    from distributed import Client, LocalCluster
-
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout="20s")
-        except (OSError, ValueError, ImportError) as error:
-            raise SarsenseError(
-                f"--scheduler {scheduler}: no Dask scheduler answers there ({error}); tcp://host:port expected"
-            ) from error
-        with client:
-            yield DaskRunner(client)
-        return
     with (
-        _environment_kept(),
-        tempfile.TemporaryDirectory(prefix="sarsense-dask-") as scratch,
-        dask.config.set({"temporary-directory": scratch}),
+        _local(workers) if scheduler is None else _joined(scheduler) as client,
+        _marker(None if scheduler is None else shared) as marker,
     ):
-        with _deaf_to_ctrl_c():
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,  # GDAL and NumPy keep one core busy; a process each keeps their memory apart
-                memory_limit="auto",
-                dashboard_address="127.0.0.1:0",  # any free port: the default is taken where another Dask runs
-                local_directory=scratch,
-                silence_logs=logging.CRITICAL,
-                preload=[_IGNORE_SIGINT],
-            )
-        with cluster, Client(cluster) as client:
-            yield DaskRunner(client)
-            with suppress(TimeoutError):  # Dask cannot close a worker that it is just starting in a dead one's place
-                client.wait_for_workers(workers, timeout=_START_SECONDS)
+        if (link := _dashboard(client)) is not None:
+            say(f"dashboard: {link}")
+        yield DaskRunner(client, marker, say)
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started inside never see SIGINT: a terminal sends it to all processes of a command, and the workers
-    would answer with tracebacks. The main process hears it and ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # of a program of its own, which hears Ctrl-C; only the main thread may change signals
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited from here on, by Python too
+def _local(workers: int) -> Iterator[Any]:
+    """A client of a cluster of this machine: a process a worker, of one thread, since GDAL and NumPy keep one core
+    busy, and a process each keeps their memory apart."""
+    import dask.config
+    from distributed import Client, LocalCluster
+    from distributed.system import MEMORY_LIMIT
+
+    _quiet()
+    with (
+        _environment_kept(),
+        tempfile.TemporaryDirectory(prefix="sarsense-dask-") as scratch,
+        dask.config.set({**_SETTINGS, "temporary-directory": scratch}),
+        ExitStack() as stack,
+    ):
+        for name in _ONE_THREAD:
+            os.environ.setdefault(name, "1")
+        with signals_held():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=MEMORY_LIMIT // workers,
+                dashboard_address="127.0.0.1:0",  # any free port: the default is taken where another Dask runs
+                local_directory=scratch,
+                silence_logs=logging.CRITICAL,
+            )
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+        try:
+            yield client
+            with suppress(TimeoutError):  # Dask cannot close a worker that it is just starting in a dead one's place
+                client.wait_for_workers(workers, timeout=_START_SECONDS)
+        finally:
+            with signals_held():
+                stack.close()
+
+
+@contextmanager
+def _joined(scheduler: str) -> Iterator[Any]:
+    """A client of the cluster that is there."""
+    import dask.config
+    from distributed import Client
+
+    _quiet()
+    address = _address(scheduler)
+    with dask.config.set({name: value for name, value in _SETTINGS.items() if ".comm." in name}):
+        try:
+            client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        except (OSError, ValueError, ImportError) as error:
+            where = "" if address == scheduler else f" names {address}:"
+            raise SarsenseError(
+                f"--scheduler {scheduler}:{where} no Dask scheduler answers there ({error}); tcp://host:port, or the "
+                "file of a running `dask scheduler --scheduler-file`, expected"
+            ) from error
+        with client:
+            yield client
+
+
+def _address(scheduler: str) -> str:
+    """Of an address: itself; of a scheduler file (JSON): the address in it."""
+    path = Path(scheduler)
+    if "://" in scheduler or (re.fullmatch(r"[\w.-]+:\d+", scheduler) and not path.exists()):
+        return scheduler
+    expected = "tcp://host:port, or the file that `dask scheduler --scheduler-file` writes, expected"
     try:
-        yield
+        address = json.loads(path.read_text(encoding="utf-8"))["address"]
+    except OSError as error:
+        raise SarsenseError(f"--scheduler {scheduler}: {error.strerror}; {expected}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise SarsenseError(f"--scheduler {scheduler}: no address in it ({error}); {expected}") from error
+    return str(address)
+
+
+@contextmanager
+def _marker(shared: Path | None) -> Iterator[Path | None]:
+    """A new file in `shared`, which workers have to see."""
+    if shared is None:
+        yield None
+        return
+    path = shared.absolute() / f".seen-{uuid.uuid4().hex}.tmp"
+    path.touch()
+    try:
+        yield path
     finally:
-        signal.signal(signal.SIGINT, before)
+        path.unlink(missing_ok=True)
+
+
+def _dashboard(client: Any) -> str | None:
+    """Its address; None where the scheduler has no bokeh to serve it with, or will not say."""
+    try:
+        served = client.run_on_scheduler(importlib.util.find_spec, "bokeh") is not None
+    except Exception:
+        return None
+    return client.dashboard_link if served else None
+
+
+def _quiet() -> None:
+    """What goes wrong is told by us, in a line."""
+    for name in ("distributed", "distributed.client", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def _environment_kept() -> Iterator[None]:
-    """Dask sets variables of its workers (OMP_NUM_THREADS=1 and others) in this process, where they would slow down
+    """Variables of the workers (OMP_NUM_THREADS=1 and others) are set in this process, where they would slow down
     what comes after: at the end all are as they were."""
     before = dict(os.environ)
     try:
@@ -160,5 +175,8 @@ def _environment_kept() -> Iterator[None]:
 
 
 def default_workers() -> int:
-    """One process a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """One process a core that this process may use (affinity and quotas told), each with a gigabyte at least."""
+    from dask.system import cpu_count
+    from distributed.system import MEMORY_LIMIT
+
+    return max(1, min(cpu_count(), MEMORY_LIMIT // _WORKER_BYTES))

@@ -20,7 +20,7 @@ import sarsense
 from pipelines.cluster import open_runner
 from pipelines.curate import curate_again
 from pipelines.lock import locked
-from pipelines.output import check_output, clean
+from pipelines.output import check_output, clean, litter_removed
 from pipelines.stages import Progress, shard_all
 from sarsense.config import BuildConfig
 from sarsense.corpus import (
@@ -68,7 +68,7 @@ def _merge(
     sizes = {row["scene"]: row["width"] * row["height"] for row in scenes.to_pylist() if row["status"] == "used"}
     work = out / ".build"
     work.mkdir(parents=True, exist_ok=True)
-    with open_runner(workers, None) as runner:
+    with litter_removed(out), open_runner(workers, say=progress.say) as runner:
         tiles, dropped, guarded = curate_again(rows, sizes, config, work, runner, progress)
         shards = shard_all(tiles, out, config, work, runner, progress)
     duplicates = _duplicates(parts, dropped, {row["key"] for row in tiles})

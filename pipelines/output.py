@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,31 @@ def _move(out: Path) -> None:
         (following / "corpus.json").replace(out / "corpus.json")
     shutil.rmtree(following, ignore_errors=True)
     mark.unlink(missing_ok=True)
+
+
+_LITTER = (".*.tmp", ".*.native.tif", ".*.warped.tif")
+"""names of files that are being written: `sarsense.files`, `sarsense.prepare`"""
+
+
+def remove_litter(out: Path) -> None:
+    """Remove files that were being written when their process was killed. Only where no other process builds in
+    `out`."""
+    for pattern in _LITTER:
+        found = [*out.glob(pattern)]
+        for folder in (".build", "train", "val"):
+            found += (out / folder).rglob(pattern)
+        for path in found:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def litter_removed(out: Path) -> Iterator[None]:
+    """No litter of an earlier build at the start, none of workers that were stopped at the end."""
+    remove_litter(out)
+    try:
+        yield
+    finally:
+        remove_litter(out)
 
 
 def clean(work: Path) -> None:

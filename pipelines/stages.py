@@ -35,8 +35,17 @@ from sarsense.sources import SourceFile
 class Progress(Protocol):
     """Who wants to know how far the build is."""
 
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self) -> None: ...
+    def say(self, line: str) -> None:
+        """Something worth knowing that is no progress."""
+        ...
+
+    def stage(self, name: str, total: int, cost: float = 0.0, there: int = 0) -> None:
+        """A stage of `total` items begins; `there` of them an earlier run has done, the others cost so many pixels."""
+        ...
+
+    def advance(self, cost: float = 0.0) -> None:
+        """One more item is done; it cost so many pixels."""
+        ...
 
 
 def run_stage(
@@ -45,26 +54,29 @@ def run_stage(
     progress: Progress,
     task: Callable[..., None],
     jobs: list[tuple[Entry, Path, tuple[Any, ...]]],
+    costs: list[float] | None = None,
 ) -> list[tuple[Entry, dict[str, Any]]]:
     """Run `task(*arguments, result)` for the jobs whose result is not there yet; entry and result of those that
-    were not refused."""
-    progress.stage(name, len(jobs))
-    todo = []
-    for entry, result, arguments in jobs:
-        if result.exists() and not read_json(result).get("again"):
-            progress.advance()
-        else:
-            todo.append((entry, (*arguments, result)))
+    were not refused.
+
+    costs: pixels of each job; None: not known, and all alike.
+    """
+    open_jobs = [
+        number for number, (_, result, _) in enumerate(jobs) if not result.exists() or read_json(result).get("again")
+    ]
+    todo = [(jobs[number][0], (*jobs[number][2], jobs[number][1])) for number in open_jobs]
+    todo_costs = None if costs is None else [costs[number] for number in open_jobs]
+    progress.stage(name, len(jobs), sum(todo_costs or []), len(jobs) - len(todo))
 
     def done(index: int, outcome: Any) -> None:
         if isinstance(outcome, OSError):
             raise SarsenseError(f"{name}: {outcome}; free the disk or mend it, then run the same command again")
         if isinstance(outcome, Exception):
-            todo[index][0].refuse(f"{name} failed on several workers ({outcome}): file damaged or too large?")
-        progress.advance()
+            todo[index][0].refuse(f"{name} failed ({outcome}): file damaged or too large?")
+        progress.advance(todo_costs[index] if todo_costs else 0.0)
 
     try:
-        runner.run(task, [arguments for _, arguments in todo], done)
+        runner.run(task, [arguments for _, arguments in todo], done, todo_costs)
     except OSError as error:
         raise SarsenseError(f"{name}: {error}; free the disk or mend it, then run the same command again") from error
     results = []
@@ -121,16 +133,23 @@ def prepare_all(entries: list[Entry], work: Path, runner: Runner, progress: Prog
 
 
 def measure_all(entries: list[Entry], work: Path, runner: Runner, progress: Progress) -> None:
-    jobs = []
+    jobs, costs = [], []
     for entry in entries:
         if entry.scene is not None:
             identity = [entry.scene.to_json(), entry.stamp, entry.consulted]
             jobs.append((entry, work / "measure" / f"{identity_hash(identity)}.json", (entry.scene, entry.stamps())))
-    for entry, value in run_stage("measure", runner, progress, measure_task, jobs):
+            costs.append(_pixels(entry))
+    for entry, value in run_stage("measure", runner, progress, measure_task, jobs, costs):
         assert entry.scene is not None
         entry.measurement = Measurement.from_json(value["measurement"])
         entry.identity = scene_id(entry.scene, entry.measurement)
         entry.status = "used"
+
+
+def _pixels(entry: Entry) -> float:
+    """Of all bands of its scene, or of all scenes of its stack."""
+    scenes = [member.scene for member in entry.stack or [entry] if member.scene is not None]
+    return float(sum(scene.width * scene.height * len(scene.bands) for scene in scenes))
 
 
 def drop_duplicate_scenes(entries: list[Entry], settled: Mapping[str, str]) -> list[Any]:
@@ -180,7 +199,7 @@ def cut_all(
     progress: Progress,
 ) -> None:
     decisive = [getattr(config, name) for name in _CUTS]
-    jobs = []
+    jobs, costs = [], []
     for entry in entries:
         if entry.status == "used" and not entry.follows:
             stacks = channels_of(entry, config)
@@ -192,7 +211,8 @@ def cut_all(
             sources = [stamp for member in entry.stack or [entry] for stamp in member.stamps()]
             arguments = (stacks, entry.identity, config, sources, entry.codes)
             jobs.append((entry, work / "cut" / f"{stem}.json", arguments))
-    for entry, value in run_stage("cut", runner, progress, cut_task, jobs):
+            costs.append(_pixels(entry))
+    for entry, value in run_stage("cut", runner, progress, cut_task, jobs, costs):
         entry.rows = value.pop("rows")
         entry.cut = value
         if not entry.rows:

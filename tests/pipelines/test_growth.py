@@ -15,6 +15,7 @@ import rasterio
 from pipelines import output
 from pipelines.build import build
 from pipelines.merge import merge
+from pipelines.progress import Silent
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, open_corpus, verify_corpus
 from sarsense.diff import compare
@@ -25,11 +26,6 @@ from tests.pipelines.test_build import content
 
 CONFIG = BuildConfig(tile_size=64, val_share=0.3, cell_km=3.0)
 OLD = Path(__file__).resolve().parents[1] / "data" / "format-2"
-
-
-class Silent:
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self) -> None: ...
 
 
 @pytest.fixture(scope="module")
