@@ -74,15 +74,16 @@ def build(
     `anew`: make all of a finished corpus anew. The bytes depend on the sources' content, `config`, those files, and
     what the corpus that grows holds, not on `workers`, on the order of arrival, or on how often the build was killed.
     """
+    progress = progress or Silent()
     check_output(out)
-    with locked(out):
+    with locked(out, progress.say), litter_removed(out):
         return _build(
             sources,
             out,
             config,
             workers,
             scheduler,
-            progress or Silent(),
+            progress,
             stats_from,
             companions or CompanionFiles(),
             anew,
@@ -125,9 +126,9 @@ def _build(
     except OSError as error:
         raise SarsenseError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     fresh = [entry for entry in entries if not entry.settled]
-    with litter_removed(out), open_runner(workers, scheduler, work, progress.say) as runner:
+    with open_runner(workers, scheduler, work, progress.say) as runner:
         scan_all(fresh, config, work, runner, progress)
-        refuse_without_room(fresh, config, out, base)
+        refuse_without_room(fresh, config, out, base, progress.say)
         prepare_all(fresh, work, runner, progress)
         measure_all(fresh, work, runner, progress)
         if base is not None:

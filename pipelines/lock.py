@@ -10,18 +10,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from sarsense.errors import SarsenseError
 
-_LOG = logging.getLogger(__name__)
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -41,16 +39,16 @@ os.register_at_fork(after_in_child=_forget)
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Nobody else writes into `out` meanwhile. SarsenseError, which says who does, where one is at it already.
 
     Makes `out` and its `.build`, and removes those that it made where nothing else came into them. Where the file
-    system knows no locks, a warning is logged; where `out` cannot be written, there is nothing to lock: who tries to
+    system knows no locks, `say` is told; where `out` cannot be written, there is nothing to lock: who tries to
     write will know.
     """
     work = out / ".build"
     made = [folder for folder in (work, out) if not folder.exists()]
-    descriptor = _acquire(out, work / "lock")
+    descriptor = _acquire(out, work / "lock", say)
     if descriptor is None:
         yield
         return
@@ -66,7 +64,7 @@ def locked(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(out: Path, path: Path) -> int | None:
+def _acquire(out: Path, path: Path, say: Callable[[str], None]) -> int | None:
     """A descriptor that holds the lock; None where there are no locks to be had."""
     for _ in range(_TRIES):
         try:
@@ -90,7 +88,7 @@ def _acquire(out: Path, path: Path) -> int | None:
                     f"{out}: another build writes it{told}; wait for it, or choose another --out"
                 ) from None
             if error.errno in _NO_LOCKS:
-                _LOG.warning("%s: its file system knows no locks: see to it that no other build writes it", out)
+                say(f"warning: {out}: its file system knows no locks: see to it that no other build writes it")
                 return None
             raise
         if _is_at(descriptor, path):

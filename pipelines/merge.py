@@ -48,7 +48,7 @@ def merge(
     Raises CorpusError where the two do not go together, naming what differs.
     """
     check_output(out)
-    with locked(out):
+    with locked(out, progress.say), litter_removed(out):
         return _merge(a, b, out, name, version, workers, progress)
 
 
@@ -68,7 +68,7 @@ def _merge(
     sizes = {row["scene"]: row["width"] * row["height"] for row in scenes.to_pylist() if row["status"] == "used"}
     work = out / ".build"
     work.mkdir(parents=True, exist_ok=True)
-    with litter_removed(out), open_runner(workers, say=progress.say) as runner:
+    with open_runner(workers, None, work, progress.say) as runner:
         tiles, dropped, guarded = curate_again(rows, sizes, config, work, runner, progress)
         shards = shard_all(tiles, out, config, work, runner, progress)
     duplicates = _duplicates(parts, dropped, {row["key"] for row in tiles})

@@ -6,9 +6,9 @@ no compression. So a build is refused only where even half of it does not fit; b
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
@@ -21,7 +21,6 @@ from sarsense.corpus import Corpus
 from sarsense.errors import SarsenseError
 from sarsense.tiling import grid
 
-_LOG = logging.getLogger(__name__)
 _SAMPLE_BYTES = 4096
 """of a tile in a shard beside its pixels, at most: headers, padding, description"""
 _TABLE_BYTES = 1536
@@ -118,10 +117,12 @@ def short_of_room(needs: Needs, out: Path, base: Corpus | None) -> str | None:
     return None
 
 
-def refuse_without_room(entries: list[Entry], config: BuildConfig, out: Path, base: Corpus | None) -> None:
-    """Of a build that has scanned its files: log a warning, or raise SarsenseError (`short_of_room`)."""
+def refuse_without_room(
+    entries: list[Entry], config: BuildConfig, out: Path, base: Corpus | None, say: Callable[[str], None]
+) -> None:
+    """Of a build that has scanned its files: say the warning, or raise SarsenseError (`short_of_room`)."""
     if warning := short_of_room(needs_of(entries, config), out, base):
-        _LOG.warning("warning: %s", warning)
+        say(f"warning: {warning}")
 
 
 def existing_parent(path: Path) -> Path:

@@ -185,16 +185,19 @@ def _move(out: Path) -> None:
     mark.unlink(missing_ok=True)
 
 
+SCRATCH = "dask"
+"""under `.build`: the folder of the workers of a build, which Dask wants to have"""
 _LITTER = (".*.tmp", ".*.native.tif", ".*.warped.tif")
 """names of files that are being written: `sarsense.files`, `sarsense.prepare`"""
 
 
 def remove_litter(out: Path) -> None:
-    """Remove files that were being written when their process was killed. Only where no other process builds in
-    `out`."""
+    """Remove files that were being written when their process was killed, and the workers' scratch. Only who holds the
+    lock of `out` may."""
+    shutil.rmtree(out / ".build" / SCRATCH, ignore_errors=True)
     for pattern in _LITTER:
         found = [*out.glob(pattern)]
-        for folder in (".build", "train", "val"):
+        for folder in (".build", "train", "val", "datasheet"):
             found += (out / folder).rglob(pattern)
         for path in found:
             path.unlink(missing_ok=True)

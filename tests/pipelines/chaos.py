@@ -223,12 +223,12 @@ def _end(scenes: Path, job: Build) -> None:
     kept = job.done()
 
     class Watch:
-        def stage(self, name: str, total: int) -> None:
+        def stage(self, name: str, *_: object) -> None:
             if name == "shard":
                 now = job.done()
                 assert all(now[path] == inode for path, inode in kept.items())
 
-        def advance(self) -> None: ...
+        def advance(self, *_: object) -> None: ...
         def say(self, line: str) -> None: ...
 
     build([str(scenes)], job.out, CONFIG, workers=0, progress=Watch())

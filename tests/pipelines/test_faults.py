@@ -72,11 +72,11 @@ class At:
     def __init__(self, stage: str, act: Callable[[], object]) -> None:
         self._stage, self._act = stage, act
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, *_: object) -> None:
         if name == self._stage:
             self._act()
 
-    def advance(self) -> None: ...
+    def advance(self, *_: object) -> None: ...
     def say(self, line: str) -> None: ...
 
 
@@ -207,9 +207,8 @@ def test_a_source_that_may_not_be_read_is_recorded(scenes: Path, tmp_path: Path)
 # --------------------------------------------------------------------------------------------- temporary folder
 
 
-@pytest.mark.parametrize(
-    "fault", ["full", *(pytest.param(x, marks=pytest.mark.slow) for x in ("read-only", "missing"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["full", "read-only", "missing"])
 def test_a_bad_temporary_folder_is_no_matter(scenes: Path, reference: dict[str, bytes], tmp_path: Path, fault: str):
     """With workers: Dask wants a folder for its scratch."""
     with mounted(tmp_path / "temporary", "size=64k") as temporary:
@@ -275,7 +274,7 @@ def test_a_worker_of_a_cluster_is_killed_then_its_scheduler(reference: dict[str,
         _, told = process.communicate(timeout=60)
         lines = [line for line in told.splitlines() if "error" in line]
         assert process.returncode == 1 and "Traceback" not in told, told
-        assert len(lines) == 1 and "run the same command again" in lines[0], told
+        assert len(lines) == 1 and "the same command" in lines[0], told
     with Cluster(tmp_path / "second", workers=1) as cluster:
         process = job.start("--scheduler", cluster.address)
         assert wait_for(lambda: list((job.out / ".build" / "shard").glob("*")), process)
