@@ -96,7 +96,7 @@ def _acquire(out: Path, path: Path, say: Callable[[str], None]) -> int | None:
                 _sign(descriptor)
             return descriptor
         os.close(descriptor)
-    raise SarsenseError(f"{path}: cannot be made, or other builds come and go all the time; choose another --out")
+    raise SarsenseError(f"{out}: cannot be written ({path} is not there when it was just made); choose another --out")
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -100,9 +100,13 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         f"  disk: at most {size_of(needs.disk_bytes)} ({size_of(needs.corpus_bytes)} of the corpus, "
         f"{size_of(needs.temporary_bytes)} until the build ends); {plan.free}"
     )
-    yield f"  temporary folder: a few MB; {plan.temporary_free}"
     yield f"  memory: up to {size_of(needs.worker_bytes)} a worker, {size_of(needs.main_bytes)} the main process"
-    yield f"  time: about {_about(plan.seconds)} with {plan.workers} workers, {plan.at_once} at once"
+    how = (
+        f"with {plan.workers} worker{'s' * (plan.workers != 1)}, {plan.at_once} at once"
+        if plan.workers
+        else "in one process"
+    )
+    yield f"  time: about {_about(plan.seconds)} {how}"
     disk = "no room on the disk for a try: 100 MB/s assumed"
     if speed.write is not None and speed.read is not None:
         disk = f"the disk writes {size_of(speed.write)}/s, reads {size_of(speed.read)}/s"

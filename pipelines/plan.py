@@ -43,8 +43,6 @@ class Plan:
     needs: Needs
     free: str
     """on the file system of `out`"""
-    temporary_free: str
-    """on that of the temporary folder, which a build does not fill"""
     workers: int
     at_once: int
     """workers that have a core"""
@@ -101,7 +99,6 @@ def plan(
         known=len(entries) - needs.files,
         needs=needs,
         free=free_of(out),
-        temporary_free=free_of(Path(tempfile.gettempdir())),
         workers=workers,
         at_once=at_once,
         speed=speed,

@@ -127,5 +127,5 @@ def _record(
         value = {"refused": f"unexpected {type(error).__name__} while reading it: {error}"}
     if any(stamp_of(path) != stamp for path, stamp in sources):
         # also where it was refused: of a file that was moved away for a while, nothing that was found holds
-        value = {"refused": f"{CHANGED}: still being written, or moved?", "again": True}
+        value = {"refused": f"{CHANGED}: {value.get('refused', 'still being written?')}", "again": True}
     write_json(result, {**value, **(more or {})})
