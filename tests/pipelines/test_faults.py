@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.build import build
+from pipelines.lock import locked
+from pipelines.merge import merge
+from pipelines.progress import Silent
 from sarsense.corpus import open_corpus, verify_corpus
 from sarsense.errors import SarsenseError
 from sarsense.simulate import simulate
@@ -245,6 +248,14 @@ def test_a_second_build_is_refused_and_the_dead_first_one_stops_nobody(
     assert content(job.out) == reference and litter(job.out) == []
     assert len(workers) == 2
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+
+
+def test_a_merge_waits_for_nobody_either(scenes: Path, tmp_path: Path):
+    with (
+        locked(tmp_path / "corpus", print),
+        pytest.raises(SarsenseError, match="another build writes it"),
+    ):
+        merge(tmp_path / "a", tmp_path / "b", tmp_path / "corpus", None, "1", 0, Silent())
 
 
 def test_kills_at_random_moments_cost_a_scene_a_worker_at_most(scenes: Path, tmp_path: Path):
