@@ -1,7 +1,7 @@
 """What a build would do, without doing it: scenes, tiles, disk, memory, time. Writes nothing into the corpus's folder.
 
 Time is that of the stages' work at the speeds measured (`pipelines.speed`), shared out evenly to the workers that have
-a core, and of the disk, as if neither waited for the other's end: an estimate, good to a third on a quiet machine.
+a core, and of the disk, as if neither waited for the other's end: an estimate for a quiet machine (docs/faults.md).
 """
 
 from __future__ import annotations
