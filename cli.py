@@ -8,17 +8,21 @@ code 1; wrong usage ends with 2, a strict build that refused a scene with 3, a s
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dic3l import config as settings
 from sarsense.config import CONVENTIONS, STATED_UNITS, BuildConfig
+
+if TYPE_CHECKING:
+    from pipelines.companions import CompanionFiles
 
 _BUILD = BuildConfig()
 
@@ -235,6 +239,9 @@ def _build(
     refresh_stats: Annotated[
         bool, typer.Option("--refresh-stats", help="Make all of a finished corpus anew, its dB ranges too.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would make, and need of disk, memory and time.")
+    ] = False,
     strict: Annotated[bool, typer.Option(help="Exit with 3 when a raster was refused.")] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -250,6 +257,8 @@ def _build(
 
     if reshard and refresh_stats:
         raise typer.BadParameter("it includes --reshard: leave that out", param_hint="--refresh-stats")
+    if dry_run and scheduler is not None:
+        raise typer.BadParameter("it measures this machine: leave --scheduler out", param_hint="--dry-run")
 
     config = _build_config(
         name=name,
@@ -283,6 +292,9 @@ def _build(
     anew = "stats" if refresh_stats else "shards" if reshard else None
     companions = CompanionFiles(val_region, val_scenes, exclude_near)
     count = default_workers() if workers is None else workers
+    if dry_run:
+        _print_plan(sources, out, config, count, stats_from, companions, anew is not None, as_json)
+        return
     with _stoppable():
         with show_progress() as progress:
             summary = build(sources, out, config, count, scheduler, progress, stats_from, companions, anew)
@@ -298,6 +310,31 @@ def _build(
         _say(build_lines(summary))
     if strict and summary.scenes_refused:
         raise typer.Exit(3)
+
+
+def _print_plan(
+    sources: list[str],
+    out: Path,
+    config: BuildConfig,
+    workers: int,
+    stats_from: Path | None,
+    companions: CompanionFiles,
+    anew: bool,
+    as_json: bool,
+) -> None:
+    from pipelines.messages import plan_lines
+    from pipelines.plan import plan
+    from pipelines.progress import show_progress
+    from sarsense.errors import SarsenseError
+
+    with show_progress() as progress:
+        planned = plan(sources, out, config, workers, progress, stats_from, companions, anew)
+    if as_json:
+        _print_json(planned.to_json())
+    else:
+        _say(plan_lines(planned))
+    if planned.refusal:
+        raise SarsenseError(planned.refusal)
 
 
 @sarsense_app.command("stats")
@@ -841,6 +878,8 @@ def _run(app: Callable[[], None], name: str) -> None:
         told = str(error)
         if isinstance(error, OSError) and error.strerror:  # a disk or a right that is missing: no fault of the code
             told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+                told += "; free the disk or mend it, then run the same command again"
         typer.echo(f"{name}: error: {told}", err=True)
         sys.exit(2 if isinstance(error, (SettingError, ConfigError)) else 1)
 

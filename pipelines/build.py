@@ -18,7 +18,9 @@ from pipelines.companions import CompanionFiles, read_companions
 from pipelines.curate import curate
 from pipelines.entries import BuildSummary, list_entries, nothing_usable, scene_row, summarise
 from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
-from pipelines.output import check_output, clean, existing, litter_removed, next_folder, seal
+from pipelines.lock import locked
+from pipelines.needs import refuse_without_room
+from pipelines.output import check_output, clean, end_move, existing, litter_removed, next_folder, seal
 from pipelines.progress import Silent
 from pipelines.ranges import KnownRanges, known_ranges, ranges_from, set_ranges
 from pipelines.stages import (
@@ -72,14 +74,40 @@ def build(
     `anew`: make all of a finished corpus anew. The bytes depend on the sources' content, `config`, those files, and
     what the corpus that grows holds, not on `workers`, on the order of arrival, or on how often the build was killed.
     """
-    started = time.monotonic()
     progress = progress or Silent()
     check_output(out)
+    with locked(out, progress.say), litter_removed(out):
+        return _build(
+            sources,
+            out,
+            config,
+            workers,
+            scheduler,
+            progress,
+            stats_from,
+            companions or CompanionFiles(),
+            anew,
+        )
+
+
+def _build(
+    sources: list[str],
+    out: Path,
+    config: BuildConfig,
+    workers: int,
+    scheduler: str | None,
+    progress: Progress,
+    stats_from: Path | None,
+    companions: CompanionFiles,
+    anew: Anew | None,
+) -> BuildSummary:
+    started = time.monotonic()
+    end_move(out)
     if anew is None:
         shutil.rmtree(next_folder(out), ignore_errors=True)  # of a build that was killed, and was another one
     known = None if stats_from is None else ranges_from(stats_from, config)
     recorded = None if known is None else known.to_json()
-    beside = read_companions(companions or CompanionFiles(), config)
+    beside = read_companions(companions, config)
     base = existing(out, config, beside, recorded) if anew is None else None
     if anew == "shards":
         known, recorded = _own_ranges(out, known)
@@ -94,11 +122,13 @@ def build(
             known = known_ranges(base, closed=False)
     try:
         work.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=work).close()  # the folder may be there, and read-only
     except OSError as error:
         raise SarsenseError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     fresh = [entry for entry in entries if not entry.settled]
-    with litter_removed(out), open_runner(workers, scheduler, work, progress.say) as runner:
+    with open_runner(workers, scheduler, work, progress.say) as runner:
         scan_all(fresh, config, work, runner, progress)
+        refuse_without_room(fresh, config, out, base, progress.say)
         prepare_all(fresh, work, runner, progress)
         measure_all(fresh, work, runner, progress)
         if base is not None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines.output import SCRATCH
 from pipelines.runner import DaskRunner, InlineRunner, Runner, Say
 from pipelines.signals import signals_held
 from sarsense.errors import SarsenseError
 
 _START_SECONDS = 60
+_STARTS = 3
 _CONNECT_SECONDS = 20
 _WORKER_BYTES = 2**30
 """of memory, that a worker process should have at least"""
@@ -48,14 +51,14 @@ def open_runner(
     """A runner with `workers` local processes (0: this process), or on the cluster of `scheduler`: an address, or the
     path of a scheduler file.
 
-    shared: a folder that all workers of a cluster have to see; say: told where the dashboard is, and what is waited
-    for. SarsenseError where no scheduler answers.
+    shared: a folder that all workers have to see, where local ones have their scratch; say: told where the dashboard
+    is, and what is waited for. SarsenseError where no scheduler answers.
     """
     if scheduler is None and workers == 0:
         yield InlineRunner()
         return
     with (
-        _local(workers) if scheduler is None else _joined(scheduler) as client,
+        _local(workers, shared) if scheduler is None else _joined(scheduler) as client,
         _marker(None if scheduler is None else shared) as marker,
     ):
         if (link := _dashboard(client)) is not None:
@@ -64,24 +67,24 @@ def open_runner(
 
 
 @contextmanager
-def _local(workers: int) -> Iterator[Any]:
+def _local(workers: int, shared: Path | None) -> Iterator[Any]:
     """A client of a cluster of this machine: a process a worker, of one thread, since GDAL and NumPy keep one core
     busy, and a process each keeps their memory apart."""
     import dask.config
-    from distributed import Client, LocalCluster
+    from distributed import Client
     from distributed.system import MEMORY_LIMIT
 
     _quiet()
     with (
         _environment_kept(),
-        tempfile.TemporaryDirectory(prefix="sarsense-dask-") as scratch,
+        _scratch(shared) as scratch,
         dask.config.set({**_SETTINGS, "temporary-directory": scratch}),
         ExitStack() as stack,
     ):
         for name in _ONE_THREAD:
             os.environ.setdefault(name, "1")
         with signals_held():
-            cluster = LocalCluster(
+            cluster = _started(
                 n_workers=workers,
                 threads_per_worker=1,
                 memory_limit=MEMORY_LIMIT // workers,
@@ -98,6 +101,38 @@ def _local(workers: int) -> Iterator[Any]:
         finally:
             with signals_held():
                 stack.close()
+
+
+@contextmanager
+def _scratch(shared: Path | None) -> Iterator[str]:
+    """A folder for Dask: beside what the build writes, whose litter the next build removes where this one is killed; a
+    temporary one, where nothing is built."""
+    if shared is None:
+        with tempfile.TemporaryDirectory(prefix="sarsense-dask-") as scratch:
+            yield scratch
+        return
+    folder = shared / SCRATCH
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _started(**settings: Any) -> Any:
+    """A LocalCluster. Dask gives up where one worker is killed while it starts: another try is all that it needs."""
+    from distributed import LocalCluster
+
+    for left in reversed(range(_STARTS)):
+        try:
+            return LocalCluster(**settings)
+        except RuntimeError as error:
+            if not left:
+                raise SarsenseError(
+                    f"worker processes end while they start ({error}), {_STARTS} times: too little memory? give fewer "
+                    "--workers, or 0"
+                ) from error
+    raise AssertionError
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import pyarrow as pa
 import sarsense
 from pipelines.cluster import open_runner
 from pipelines.curate import curate_again
+from pipelines.lock import locked
 from pipelines.output import check_output, clean, litter_removed
 from pipelines.stages import Progress, shard_all
 from sarsense.config import BuildConfig
@@ -45,6 +46,13 @@ def merge(
     Raises CorpusError where the two do not go together, naming what differs.
     """
     check_output(out)
+    with locked(out, progress.say), litter_removed(out):
+        return _merge(a, b, out, name, version, workers, progress)
+
+
+def _merge(
+    a: Path, b: Path, out: Path, name: str | None, version: str, workers: int, progress: Progress
+) -> tuple[Corpus, dict[str, int]]:
     if (out / "corpus.json").exists():
         raise CorpusError(f"{out}: holds a finished corpus; --out names a new folder")
     parts = sorted((open_corpus(path) for path in (a, b)), key=_sorted_by)
@@ -58,7 +66,7 @@ def merge(
     sizes = {row["scene"]: row["width"] * row["height"] for row in scenes.to_pylist() if row["status"] == "used"}
     work = out / ".build"
     work.mkdir(parents=True, exist_ok=True)
-    with litter_removed(out), open_runner(workers, say=progress.say) as runner:
+    with open_runner(workers, None, work, progress.say) as runner:
         tiles, dropped, guarded = curate_again(tiles, sizes, config, work, runner, progress)
         tiles, shards = shard_all(tiles, out, config, work, runner, progress)
     table = tile_table(tiles)

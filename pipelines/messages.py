@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.entries import BuildSummary, reason_kind
+from pipelines.needs import size_of
 from sarsense.corpus import Corpus
 from sarsense.diff import Difference
+
+if TYPE_CHECKING:
+    from pipelines.plan import Plan
 
 _SHOWN = 5
 """keys or paths of a list; `--json` has all"""
@@ -78,6 +82,52 @@ def _val_share_note(summary: BuildSummary) -> str:
         f"  note: {found:.0%} of the tiles are val, {asked:.0%} asked for: whole cells of the ground go to one side, "
         "and few scenes touch few cells; a smaller --cell-km comes nearer"
     )
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    needs, speed = plan.needs, plan.speed
+    refused = needs.files - needs.usable
+    yield f"plan of {plan.out} (nothing is written):"
+    told = f"{needs.usable} usable, {refused} refused, {plan.known} not rasters or in the corpus already"
+    yield f"  {plan.files} files: {told}"
+    for reason, count in list(needs.refused.items())[:_SHOWN]:
+        yield f"    {count} refused: {reason}"
+    if not needs.usable:
+        yield "  nothing to build"
+        return
+    yield f"  {needs.pixels:,} pixels of all bands: at most {needs.tiles:,} tiles in {needs.shards:,} shards"
+    yield (
+        f"  disk: at most {size_of(needs.disk_bytes)} ({size_of(needs.corpus_bytes)} of the corpus, "
+        f"{size_of(needs.temporary_bytes)} until the build ends); {plan.free}"
+    )
+    yield f"  memory: up to {size_of(needs.worker_bytes)} a worker, {size_of(needs.main_bytes)} the main process"
+    how = (
+        f"with {plan.workers} worker{'s' * (plan.workers != 1)}, {plan.at_once} at once"
+        if plan.workers
+        else "in one process"
+    )
+    yield f"  time: about {_about(plan.seconds)} {how}"
+    disk = "no room on the disk for a try: 100 MB/s assumed"
+    if speed.write is not None and speed.read is not None:
+        disk = f"the disk writes {size_of(speed.write)}/s, reads {size_of(speed.read)}/s"
+    yield (
+        f"  measured here: {speed.measure_ns:.0f} ns a pixel to measure, {speed.cut_ns:.0f} to cut, "
+        f"{speed.shard_ns:.1f} to put into shards; the scan took {plan.scan_seconds:g} s; {disk}"
+    )
+    slow = "; complex and resampled scenes take twice the time" if needs.prepared_pixels else ""
+    yield f"  assumed: every window makes a tile, sources are on such a disk, no other load on the machine{slow}"
+    if plan.warning:
+        yield f"  warning: {plan.warning}"
+
+
+def _about(seconds: float) -> str:
+    """A duration as roughly as it is known: 14 minutes, 2.5 hours."""
+    if seconds < 90:
+        return f"{max(10 * round(seconds / 10), 10)} seconds"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours < 10 else f"{hours:.0f} hours"
 
 
 def diff_lines(found: Difference) -> Iterator[str]:

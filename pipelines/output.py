@@ -44,17 +44,21 @@ _NEXT, _MOVING = "next", "moving"
 
 
 def check_output(out: Path) -> None:
-    """A build writes into a new or empty folder, or goes on in one of its own; a move that was cut off is ended."""
+    """A build writes into a new or empty folder, or goes on in one of its own."""
     if out.exists() and not out.is_dir():
         raise SarsenseError(f"{out}: is a file; --out names a folder")
-    if (out / ".build" / _MOVING).exists():
-        _move(out)
     if not out.is_dir() or (out / ".build").is_dir() or (out / "corpus.json").is_file():
         return
     if any(out.iterdir()):
         raise CorpusError(
             f"{out}: not empty and not a corpus (neither corpus.json nor .build); choose a new folder for --out"
         )
+
+
+def end_move(out: Path) -> None:
+    """End a move that was cut off. Only who holds the lock of `out` may: another may be just moving."""
+    if (out / ".build" / _MOVING).exists():
+        _move(out)
 
 
 def existing(
@@ -183,16 +187,19 @@ def _move(out: Path) -> None:
     mark.unlink(missing_ok=True)
 
 
+SCRATCH = "dask"
+"""under `.build`: the folder of the workers of a build, which Dask wants to have"""
 _LITTER = (".*.tmp", ".*.native.tif", ".*.warped.tif")
 """names of files that are being written: `sarsense.files`, `sarsense.prepare`"""
 
 
 def remove_litter(out: Path) -> None:
-    """Remove files that were being written when their process was killed. Only where no other process builds in
-    `out`."""
+    """Remove files that were being written when their process was killed, and the workers' scratch. Only who holds the
+    lock of `out` may."""
+    shutil.rmtree(out / ".build" / SCRATCH, ignore_errors=True)
     for pattern in _LITTER:
         found = [*out.glob(pattern)]
-        for folder in (".build", "train", "val"):
+        for folder in (".build", "train", "val", "datasheet"):
             found += (out / folder).rglob(pattern)
         for path in found:
             path.unlink(missing_ok=True)

@@ -108,7 +108,7 @@ def scan_all(entries: list[Entry], config: BuildConfig, work: Path, runner: Runn
             result = work / "scan" / f"{identity_hash(identity)}.json"
             if result.exists() and not still_holds(read_json(result)["consulted"]):
                 result.unlink()  # metadata beside it came, went or changed
-            jobs.append((entry, result, (file.path, file.relative, file.stated, config)))
+            jobs.append((entry, result, (file.path, file.relative, file.stated, config, entry.stamps())))
     for entry, value in run_stage("scan", runner, progress, scan_task, jobs):
         entry.scene = Scene.from_json(value["scene"])
     for entry, result, _ in jobs:

@@ -28,18 +28,18 @@ from sarsense.shards import write_shard
 from sarsense.sidecars import consulting, stamp_of
 from sarsense.strip import Channel
 
+Stamps = list[tuple[str, list[int]]]
+"""files of the sources, and what `stamp_of` said of each when the build began"""
 
-def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, result: Path) -> None:
+
+def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, sources: Stamps, result: Path) -> None:
     with consulting() as consulted:
         _record(
             result,
             lambda: {"scene": describe_scene(path, relative, config, stated).to_json()},
+            sources,
             more={"consulted": consulted},
         )
-
-
-Stamps = list[tuple[str, list[int]]]
-"""files of the sources, and what `stamp_of` said of each when the build began"""
 
 
 def prepare_task(scene: Scene, sources: Stamps, out: Path, result: Path) -> None:
@@ -122,7 +122,7 @@ def read_codes(path: str, start: int, shape: tuple[int, ...], dtype: np.dtype) -
 def _record(
     result: Path,
     compute: Callable[[], dict[str, Any]],
-    sources: Stamps | None = None,
+    sources: Stamps,
     more: dict[str, Any] | None = None,
 ) -> None:
     """Write what `compute` returns, or why it refused the scene, and `more`. A bad scene never ends a build.
@@ -131,12 +131,13 @@ def _record(
     """
     try:
         value = compute()
-        if any(stamp_of(path) != stamp for path, stamp in sources or []):
-            value = {"refused": f"{CHANGED}: still being written?", "again": True}
     except SceneError as error:
         value = {"refused": str(error), "again": isinstance(error, RemoteError)}
     except OSError:
         raise  # reading errors are SceneErrors by now: this is our own disk, and no scene is to blame
     except Exception as error:
         value = {"refused": f"unexpected {type(error).__name__} while reading it: {error}"}
+    if any(stamp_of(path) != stamp for path, stamp in sources):
+        # also where it was refused: of a file that was moved away for a while, nothing that was found holds
+        value = {"refused": f"{CHANGED}: {value.get('refused', 'still being written?')}", "again": True}
     write_json(result, {**value, **(more or {})})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,10 +20,10 @@ _FLUSH_BYTES = 16 * 2**20
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on success fsync it and rename it to `path`, else remove it.
 
-    The temporary name holds the process number, so that two processes never write into one file. An OSError names
-    `path`, not the temporary.
+    No two writers have one temporary name, be they threads, or processes of one number on two machines. An OSError
+    names `path`, not the temporary.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     created = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

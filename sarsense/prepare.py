@@ -7,7 +7,7 @@ build's own, which is measured and cut in place of the source.
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +51,8 @@ def prepare_scene(scene: Scene, out: Path) -> Scene:
     if plan is None:
         return scene
     out.parent.mkdir(parents=True, exist_ok=True)
-    native, warped = (out.with_name(f".{out.stem}.{os.getpid()}.{kind}.tif") for kind in ("native", "warped"))
+    token = secrets.token_hex(4)
+    native, warped = (out.with_name(f".{out.stem}.{token}.{kind}.tif") for kind in ("native", "warped"))
     try:
         _write_native(scene, plan, native)
         if plan.resampled:
