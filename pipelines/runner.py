@@ -146,6 +146,8 @@ class DaskRunner:
                 raise
             except Exception as error:  # items' own errors are outcomes: this one is of the cluster
                 self._refuse_dead()
+                if isinstance(error.__cause__ or error, OSError):  # the connection broke: Dask will know soon
+                    raise self._gone() from None
                 raise SarsenseError(
                     f"the Dask cluster at {self._address} could not run a batch ({_first_line(error)}); sarsense "
                     f"{sarsense.__version__} expected on its scheduler and workers, under the same Python"
