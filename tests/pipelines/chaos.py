@@ -10,10 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import count
 from pathlib import Path
 
@@ -29,6 +30,7 @@ SARSENSE = [sys.executable, "-c", "from cli import run_sarsense; run_sarsense()"
 _KILLS_OF_ONE = 4
 """build, at most"""
 SCENE_STAGES = ("measure", "cut")
+VICTIMS = ("main", "worker", "group", "scheduler")
 LITTER = re.compile(r"^\..*\.(tmp|native\.tif|warped\.tif)$")
 
 
@@ -117,7 +119,7 @@ class Cluster:
     """A Dask scheduler and its workers, processes of their own."""
 
     def __init__(self, folder: Path, workers: int) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         self._folder, self._log = folder, (folder / "log").open("w")
         file = folder / "scheduler.json"
         options = ["--scheduler-file", str(file)]
@@ -147,7 +149,8 @@ class Cluster:
 
 
 def kill_often(scenes: Path, folder: Path, kills: int, seed: int) -> Counter[str]:
-    """`kills` kills of builds of `scenes`, of the main process, of a worker, or of all at once; how many of each hit.
+    """`kills` kills of builds of `scenes`: of the main process, of a worker, of all at once, or of the scheduler of a
+    cluster that the build joined; how many of each hit.
 
     Half of the moments lie anywhere between start and end of an undisturbed build, half in its work on scenes, which is
     short beside the loading of libraries. A build that lost its main process is run again, to be killed again or to
@@ -162,7 +165,7 @@ def kill_often(scenes: Path, folder: Path, kills: int, seed: int) -> Counter[str
     for number in count():
         job = Build(scenes, folder / f"corpus{number}", temporary)
         for _ in range(_KILLS_OF_ONE):
-            victim = draw.choice(["main", "worker", "group"])
+            victim = draw.choice(VICTIMS)
             moment = draw.uniform(0.0, whole) if draw.random() < 0.5 else draw.uniform(*work)
             hit[victim] += _run_and_kill(job, victim, moment, draw)
             if (job.out / "corpus.json").exists() or hit.total() == kills:
@@ -196,10 +199,22 @@ def _undisturbed(job: Build) -> tuple[dict[str, bytes], float, tuple[float, floa
 def _run_and_kill(job: Build, victim: str, moment: float, draw: random.Random) -> bool:
     """Start it, kill one of its processes, or all, at `moment` seconds; whether one was hit."""
     kept = job.done()
-    process = job.start()
-    with suppress(subprocess.TimeoutExpired):
-        process.communicate(timeout=moment)
-        return False
+    with (
+        Cluster(Path(tempfile.mkdtemp(dir=job.temporary)), workers=2)
+        if victim == "scheduler"
+        else nullcontext() as cluster
+    ):
+        process = job.start() if cluster is None else job.start("--scheduler", cluster.address)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=moment)
+            return False
+        if cluster is not None:
+            cluster.scheduler.kill()
+            _, told = process.communicate(timeout=LATEST)
+            assert process.returncode in (0, 1) and "Traceback" not in told, told
+            assert process.returncode == 0 or "the same command" in told, told
+            _assert_kept(job, kept)
+            return True
     if victim == "worker":
         workers = job.workers(process)
         for pid in workers and [draw.choice(workers)]:
@@ -213,9 +228,14 @@ def _run_and_kill(job: Build, victim: str, moment: float, draw: random.Random) -
     else:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=LATEST)
+    _assert_kept(job, kept)
+    return True
+
+
+def _assert_kept(job: Build, kept: dict[Path, int]) -> None:
+    """None of these results was made again."""
     now = job.done()
     assert all(now.get(path, inode) == inode for path, inode in kept.items())
-    return True
 
 
 def _end(scenes: Path, job: Build) -> None:

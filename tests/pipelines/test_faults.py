@@ -21,7 +21,7 @@ from pipelines.progress import Silent
 from sarsense.corpus import open_corpus, verify_corpus
 from sarsense.errors import SarsenseError
 from sarsense.simulate import simulate
-from tests.pipelines.chaos import CONFIG, Build, Cluster, content, kill_often, litter
+from tests.pipelines.chaos import CONFIG, VICTIMS, Build, Cluster, content, kill_often, litter
 
 LATEST = 120.0
 """seconds that anything may take on a busy machine"""
@@ -259,7 +259,7 @@ def test_a_merge_waits_for_nobody_either(scenes: Path, tmp_path: Path):
 
 
 def test_kills_at_random_moments_cost_a_scene_a_worker_at_most(scenes: Path, tmp_path: Path):
-    assert kill_often(scenes, tmp_path, kills=4, seed=0).total() == 4
+    assert kill_often(scenes, tmp_path, kills=2, seed=0).total() == 2
 
 
 @pytest.mark.slow
@@ -268,7 +268,7 @@ def test_forty_kills_at_random_moments(tmp_path: Path):
     simulate(tmp_path / "in", scenes=8, size=640, looks=4.0, seed=2)
     hit = kill_often(tmp_path / "in" / "scenes", tmp_path, kills=40, seed=1)
     print(hit)
-    assert hit.total() == 40 and min(hit[victim] for victim in ("main", "worker", "group")) >= 5
+    assert hit.total() == 40 and min(hit[victim] for victim in VICTIMS) >= 5
 
 
 def test_a_worker_of_a_cluster_is_killed_then_its_scheduler(reference: dict[str, bytes], scenes: Path, tmp_path: Path):
