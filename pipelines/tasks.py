@@ -20,6 +20,7 @@ from sarsense.errors import CHANGED, RemoteError, SceneError
 from sarsense.files import atomic_write, read_json, write_json
 from sarsense.measure import measure_scene
 from sarsense.prepare import prepare_scene
+from sarsense.remote import Stamp
 from sarsense.scene import Scene, describe_scene
 from sarsense.shards import write_shard
 from sarsense.sidecars import consulting, stamp_of
@@ -34,7 +35,7 @@ def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, res
         )
 
 
-Stamps = list[tuple[str, list[int]]]
+Stamps = list[tuple[str, Stamp]]
 """files of the sources, and what `stamp_of` said of each when the build began"""
 
 
@@ -119,7 +120,8 @@ def _record(
     """
     try:
         value = compute()
-        if any(stamp_of(path) != stamp for path, stamp in sources or []):
+        # nobody said what a server that did not answer then had
+        if any(stamp and stamp_of(path) != stamp for path, stamp in sources or []):
             value = {"refused": f"{CHANGED}: still being written?", "again": True}
     except SceneError as error:
         value = {"refused": str(error), "again": isinstance(error, RemoteError)}

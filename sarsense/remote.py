@@ -1,118 +1,182 @@
-"""Small files over the network, by the paths that GDAL has for them: the metadata beside remote rasters.
+"""Small files over the network, by the paths that GDAL has for them: the metadata beside remote rasters, lists, and
+what tells one state of a file from another.
 
 https through the standard library; buckets through fsspec, with the extra of their store.
 """
 
 from __future__ import annotations
 
+import http.client
 import posixpath
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from sarsense.errors import NOT_FETCHED, RemoteError, SceneError
+from sarsense.errors import NOT_FETCHED, RemoteError, SarsenseError
+from sarsense.stores import CREDENTIALS, HTTP, PROTOCOLS, filesystem, patiently
 
-_STORES = {"/vsis3/": ("s3", "s3"), "/vsigs/": ("gs", "gcs"), "/vsiaz/": ("az", "azure")}
-"""GDAL's prefix -> fsspec's protocol, and the extra of this package that brings it"""
-_HTTP = "/vsicurl/"
+Stamp = list[int | str]
+"""size in bytes, and what else tells one state of a file from another: its time in ns, of a remote one its ETag, or
+generation, or time as text. Plain values: it is written as JSON"""
+
 _SECONDS = 60.0
+_FRESH_SECONDS = 60.0
+"""for which a list of a folder is believed: of a folder of thousands of scenes it is asked for once, not for each"""
+_VERSIONS = ("ETag", "etag", "generation", "LastModified", "last_modified", "updated", "created")
+
+_listed: dict[str, tuple[float, dict[str, Stamp]]] = {}
+"""GDAL's path of a folder -> when it was listed (monotonic), name -> stamp of its files"""
 
 
 def is_remote(path: str) -> bool:
-    return path.startswith((_HTTP, *_STORES))
+    return path.startswith((HTTP, *(protocol.gdal for protocol in PROTOCOLS.values())))
 
 
 def plain_path(path: str) -> PurePosixPath:
     """A raster's path as its name is read: without the signature of a signed URL."""
-    return PurePosixPath(path.partition("?")[0] if path.startswith(_HTTP) else path)
+    return PurePosixPath(path.partition("?")[0] if path.startswith(HTTP) else path)
+
+
+def address(path: str) -> str:
+    """A path of GDAL as people write it, without the signature of a signed URL."""
+    if path.startswith(HTTP):
+        return path.removeprefix(HTTP).partition("?")[0]
+    scheme, protocol = _protocol(path)
+    return f"{scheme}://{path.removeprefix(protocol)}"
 
 
 def beside(path: str, folder: str, name: str) -> str:
     """GDAL's path of a file called `name` in `folder`, relative to the folder of `path`; with its signature."""
     plain, mark, signature = path.partition("?")
-    prefix, _, rest = plain.removeprefix(_HTTP).partition("://") if plain.startswith(_HTTP) else ("", "", plain)
+    prefix, _, rest = plain.removeprefix(HTTP).partition("://") if plain.startswith(HTTP) else ("", "", plain)
     joined = posixpath.normpath(posixpath.join(posixpath.dirname(rest), folder, name))
-    return f"{_HTTP}{prefix}://{joined}{mark}{signature}" if prefix else joined
+    return f"{HTTP}{prefix}://{joined}{mark}{signature}" if prefix else joined
 
 
 def names_in(path: str, folder: str) -> list[str] | None:
-    """Sorted names of the files of a folder beside `path`; None where the store cannot list (https)."""
-    if path.startswith(_HTTP):
+    """Sorted names of the files of a folder beside `path`; None where the store cannot list (https). At most a minute
+    old."""
+    if path.startswith(HTTP):
         return None
-    store, url = _store(beside(path, folder, ""))
-    try:
-        return sorted(posixpath.basename(name.rstrip("/")) for name in store.ls(url, detail=False))
-    except FileNotFoundError:
-        return []
-    except Exception as error:  # each store raises its own
-        raise RemoteError(f"{NOT_FETCHED}: {url}: {error}") from error
+    return sorted(_list(beside(path, folder, "")))
 
 
-def files_under(path: str) -> list[str]:
-    """GDAL's paths of the files under a prefix of a bucket, sorted; the file itself where it is one; empty where there
-    is nothing. RemoteError where the store does not answer."""
-    store, url = _store(path)
-    prefix = next(prefix for prefix in _STORES if path.startswith(prefix))
+def listed_stamp(path: str) -> Stamp:
+    """Stamp of a file as its folder's list has it, at most a minute old; https: as `stamp`. Empty: not there."""
+    return stamp(path) if path.startswith(HTTP) else _list(posixpath.dirname(path)).get(posixpath.basename(path), [])
+
+
+def stamp(path: str) -> Stamp:
+    """Size and version of a file as it is now; empty where it is not there. RemoteError where nobody says."""
     try:
-        found = store.find(url)
+        if path.startswith(HTTP):
+            return _http_stamp(path)
+        store, url, scheme = _store(path)
+        return _stamp(patiently(lambda: store.info(url), url, scheme))
     except FileNotFoundError:
         return []
-    except Exception as error:
-        raise RemoteError(f"{url}: {NOT_FETCHED}: {error}") from error
-    return [f"{prefix}{name.lstrip('/')}" for name in sorted(found)]
+
+
+def files_under(path: str) -> dict[str, Stamp]:
+    """GDAL's paths of the files under a prefix of a bucket, sorted, each with its stamp; the file itself where it is
+    one; empty where there is nothing. One list for all. SarsenseError where the store does not answer."""
+    store, url, scheme = _store(path)
+    _, prefix = _protocol(path)
+    try:
+        found: Mapping[str, Any] = patiently(lambda: store.find(url, detail=True), url, scheme)
+    except FileNotFoundError as error:
+        raise SarsenseError(f"{url}: no such bucket or prefix ({error}); check its name and the endpoint") from error
+    files = {f"{prefix}{name.lstrip('/')}": _stamp(found[name]) for name in sorted(found)}
+    if path not in files:
+        folders: dict[str, dict[str, Stamp]] = {path: {}}
+        for name, facts in files.items():
+            folders.setdefault(posixpath.dirname(name), {})[posixpath.basename(name)] = facts
+        now = time.monotonic()
+        _listed.update({folder: (now, names) for folder, names in folders.items()})
+    return files
 
 
 def exists(path: str) -> bool:
     """Whether a file is there. RemoteError where the network does not say."""
-    if not path.startswith(_HTTP):
-        store, url = _store(path)
-        try:
-            return bool(store.exists(url))
-        except Exception as error:
-            raise RemoteError(f"{NOT_FETCHED}: {url}: {error}") from error
-    try:
-        _get(path, "HEAD")
-    except FileNotFoundError:
-        return False
-    return True
+    return bool(stamp(path))
 
 
 def read(path: str) -> bytes:
     """The bytes of a small file. RemoteError where it could not be fetched; FileNotFoundError where it is not there."""
-    if path.startswith(_HTTP):
-        return _get(path, "GET")
-    store, url = _store(path)
+    if path.startswith(HTTP):
+        return _ask(path, {})[0]
+    store, url, scheme = _store(path)
+    return bytes(patiently(lambda: store.cat_file(url), url, scheme))
+
+
+def _list(folder: str) -> dict[str, Stamp]:
+    when, names = _listed.get(folder, (0.0, None))
+    if names is None or time.monotonic() - when > _FRESH_SECONDS:
+        store, url, scheme = _store(folder)
+        try:
+            found = patiently(lambda: store.ls(url, detail=True), url, scheme)
+        except FileNotFoundError:
+            found = []
+        names = {posixpath.basename(facts["name"].rstrip("/")): _stamp(facts) for facts in found}
+        _listed[folder] = (time.monotonic(), names)
+    return names
+
+
+def _stamp(facts: Mapping[str, Any]) -> Stamp:
+    version = next((facts[name] for name in _VERSIONS if facts.get(name)), "")
+    return [int(facts.get("size") or 0), str(version).strip('"')]
+
+
+def _http_stamp(path: str) -> Stamp:
+    _, headers = _ask(path, {"Range": "bytes=0-0"})
+    total = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", "")
+    version = headers.get("ETag") or headers.get("Last-Modified") or ""
+    return [int(total) if total.isdigit() else 0, version.strip('"')]
+
+
+def _ask(path: str, headers: dict[str, str]) -> tuple[bytes, Mapping[str, str]]:
+    """Body and headers of a GET: not HEAD, which URLs that were signed for GET refuse. Of a part, whatever is sent
+    beyond its first bytes is left."""
+    shown = address(path)
+    request = urllib.request.Request(path.removeprefix(HTTP), headers=headers)
+
+    def get() -> tuple[bytes, Mapping[str, str]]:
+        try:
+            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+                return (answer.read(1) if headers else answer.read()), answer.headers
+        except urllib.error.HTTPError as error:
+            # some stores hide by 403 what is not there
+            if error.code in (403, 404, 410) and not _is_expired(error):
+                raise FileNotFoundError(shown) from error
+            if error.code in (401, 403):
+                raise RemoteError(f"{NOT_FETCHED}: {shown}: {CREDENTIALS} ({error})") from error
+            if error.code == 416:  # of an empty file there is no first byte
+                return b"", {"Content-Length": "0"}
+            if error.code < 500 and error.code != 429:
+                raise RemoteError(f"{NOT_FETCHED}: {shown}: {error}") from error
+            raise
+
+    return patiently(get, shown)
+
+
+def _is_expired(error: urllib.error.HTTPError) -> bool:
+    """Whether a store says of a signed URL that its time is over, or that it is not well signed."""
+    if error.code != 403:
+        return False
     try:
-        return bytes(store.cat_file(url))
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise RemoteError(f"{NOT_FETCHED}: {url}: {error}") from error
+        said = error.read(4096).lower()
+    except (OSError, http.client.HTTPException):
+        return False
+    return any(word in said for word in (b"expired", b"signature", b"authenticat"))
 
 
-def _get(path: str, method: str) -> bytes:
-    url = path.removeprefix(_HTTP)
-    shown = url.partition("?")[0]
-    try:
-        request = urllib.request.Request(url, method=method)
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-            return answer.read()
-    except urllib.error.HTTPError as error:
-        if error.code in (403, 404, 410):  # some stores hide by 403 what is not there
-            raise FileNotFoundError(shown) from error
-        raise RemoteError(f"{NOT_FETCHED}: {shown}: {error}") from error
-    except OSError as error:
-        raise RemoteError(f"{NOT_FETCHED}: {shown}: {error}") from error
+def _protocol(path: str) -> tuple[str, str]:
+    return next((scheme, found.gdal) for scheme, found in PROTOCOLS.items() if path.startswith(found.gdal))
 
 
-def _store(path: str) -> tuple[Any, str]:
-    prefix = next(prefix for prefix in _STORES if path.startswith(prefix))
-    protocol, extra = _STORES[prefix]
-    url = f"{protocol}://{path.removeprefix(prefix)}"
-    try:
-        import fsspec
-
-        return fsspec.filesystem(protocol), url
-    except ImportError as error:
-        raise SceneError(f"metadata in {protocol}:// need more packages: pip install 'sarsense[{extra}]'") from error
+def _store(path: str) -> tuple[Any, str, str]:
+    """fsspec's filesystem, the address in it, and its scheme."""
+    return filesystem(_protocol(path)[0]), address(path), _protocol(path)[0]

@@ -45,13 +45,14 @@ class Behaviour:
         self.set({})
 
     def set(self, wanted: dict[str, Any]) -> None:
-        """share: of requests that fail; seed; kinds: of faults; expired: whether all are answered 403 ExpiredToken;
-        expires_after: GETs of objects until that begins; dies_after: PUTs until all later ones are answered 500."""
+        """share: of requests that fail; seed; kinds: of faults; stall_seconds: for which a body stands still; expired:
+        whether all are answered 403 ExpiredToken; expires_after: GETs of rasters until that begins."""
         with self.lock:
             self.share: float = wanted.get("share", 0.0)
             self.kinds: list[str] = wanted.get("kinds", list(FAULTS))
             self.expired: bool = wanted.get("expired", False)
             self.expires_after: int | None = wanted.get("expires_after")
+            self.stall_seconds: float = wanted.get("stall_seconds", _STALL_SECONDS)
             self.random = random.Random(wanted.get("seed", 0))
             self.log: list[tuple[str, str, int, int, str]] = []
 
@@ -86,9 +87,8 @@ class Proxy(BaseHTTPRequestHandler):
             self._control(body)
             return
         fault = self.behaviour.fault(self.command, self.path)
-        if fault is None and (key := self._key()) not in (None, KEY):
+        if fault is None and self._key() not in (None, KEY):
             fault = "wrong key"
-            del key
         if fault in ("busy", "expired", "wrong key"):
             self._refuse(fault)
         elif fault == "reset":
@@ -162,7 +162,7 @@ class Proxy(BaseHTTPRequestHandler):
             self.wfile.write(content[:half])
             self.wfile.flush()
             if fault == "stall":
-                time.sleep(_STALL_SECONDS)
+                time.sleep(self.behaviour.stall_seconds)
             self._reset(self.command, half, fault)
             return
         self.behaviour.note(self.command, self.path, answer.status, len(content), None)
