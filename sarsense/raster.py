@@ -47,14 +47,11 @@ def open_raster(path: str) -> Iterator[tuple[Any, list[str]]]:
     _RASTERIO_LOG.addHandler(collector)
     _RASTERIO_LOG.propagate = False
     try:
+        settings: dict[str, Any] = remote_settings(path) if is_remote(path) else {}
         with (
             warnings.catch_warnings(),
             # GDAL's helper files (.aux.xml) beside the user's data would be a change of the input
-            rasterio.Env(
-                GDAL_CACHEMAX=GDAL_CACHE_BYTES,
-                GDAL_PAM_ENABLED="NO",
-                **(remote_settings(path) if is_remote(path) else {}),
-            ),
+            rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, GDAL_PAM_ENABLED="NO", **settings),
         ):
             warnings.simplefilter("ignore")  # NotGeoreferencedWarning: Scene.placed says the same
             opened = RemoteRaster(path, collector.messages) if is_remote(path) else rasterio.open(path)

@@ -16,13 +16,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sarsense.errors import NOT_FETCHED, RemoteError, SarsenseError
-from sarsense.stores import CREDENTIALS, HTTP, PROTOCOLS, filesystem, patiently
+from sarsense.stores import CREDENTIALS, HTTP, PROTOCOLS, filesystem, patiently, still_seconds
 
 Stamp = list[int | str]
 """size in bytes, and what else tells one state of a file from another: its time in ns, of a remote one its ETag, or
 generation, or time as text. Plain values: it is written as JSON"""
 
-_SECONDS = 60.0
 _FRESH_SECONDS = 60.0
 """for which a list of a folder is believed: of a folder of thousands of scenes it is asked for once, not for each"""
 _VERSIONS = ("ETag", "etag", "generation", "LastModified", "last_modified", "updated", "created")
@@ -74,8 +73,8 @@ def stamp(path: str) -> Stamp:
     try:
         if path.startswith(HTTP):
             return _http_stamp(path)
-        store, url, scheme = _store(path)
-        return _stamp(patiently(lambda: store.info(url), url, scheme))
+        store, url = _store(path)
+        return _stamp(patiently(lambda: store.info(url), url))
     except FileNotFoundError:
         return []
 
@@ -83,10 +82,10 @@ def stamp(path: str) -> Stamp:
 def files_under(path: str) -> dict[str, Stamp]:
     """GDAL's paths of the files under a prefix of a bucket, sorted, each with its stamp; the file itself where it is
     one; empty where there is nothing. One list for all. SarsenseError where the store does not answer."""
-    store, url, scheme = _store(path)
+    store, url = _store(path)
     _, prefix = _protocol(path)
     try:
-        found: Mapping[str, Any] = patiently(lambda: store.find(url, detail=True), url, scheme)
+        found: Mapping[str, Any] = patiently(lambda: store.find(url, detail=True), url)
     except FileNotFoundError as error:
         raise SarsenseError(f"{url}: no such bucket or prefix ({error}); check its name and the endpoint") from error
     files = {f"{prefix}{name.lstrip('/')}": _stamp(found[name]) for name in sorted(found)}
@@ -108,16 +107,16 @@ def read(path: str) -> bytes:
     """The bytes of a small file. RemoteError where it could not be fetched; FileNotFoundError where it is not there."""
     if path.startswith(HTTP):
         return _ask(path, {})[0]
-    store, url, scheme = _store(path)
-    return bytes(patiently(lambda: store.cat_file(url), url, scheme))
+    store, url = _store(path)
+    return bytes(patiently(lambda: store.cat_file(url), url))
 
 
 def _list(folder: str) -> dict[str, Stamp]:
     when, names = _listed.get(folder, (0.0, None))
     if names is None or time.monotonic() - when > _FRESH_SECONDS:
-        store, url, scheme = _store(folder)
+        store, url = _store(folder)
         try:
-            found = patiently(lambda: store.ls(url, detail=True), url, scheme)
+            found = patiently(lambda: store.ls(url, detail=True), url)
         except FileNotFoundError:
             found = []
         names = {posixpath.basename(facts["name"].rstrip("/")): _stamp(facts) for facts in found}
@@ -145,7 +144,7 @@ def _ask(path: str, headers: dict[str, str]) -> tuple[bytes, Mapping[str, str]]:
 
     def get() -> tuple[bytes, Mapping[str, str]]:
         try:
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            with urllib.request.urlopen(request, timeout=still_seconds()) as answer:
                 return (answer.read(1) if headers else answer.read()), answer.headers
         except urllib.error.HTTPError as error:
             # some stores hide by 403 what is not there
@@ -177,6 +176,6 @@ def _protocol(path: str) -> tuple[str, str]:
     return next((scheme, found.gdal) for scheme, found in PROTOCOLS.items() if path.startswith(found.gdal))
 
 
-def _store(path: str) -> tuple[Any, str, str]:
-    """fsspec's filesystem, the address in it, and its scheme."""
-    return filesystem(_protocol(path)[0]), address(path), _protocol(path)[0]
+def _store(path: str) -> tuple[Any, str]:
+    """fsspec's filesystem, and the address in it."""
+    return filesystem(_protocol(path)[0]), address(path)

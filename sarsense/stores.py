@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from sarsense.errors import NOT_FETCHED, RemoteError, SceneError
@@ -35,6 +36,8 @@ PROTOCOLS = {
 }
 """by the scheme of their addresses, which is fsspec's name too"""
 HTTP = "/vsicurl/"
+LONGEST_SECONDS = 20.0
+"""between two tries"""
 
 _DEFAULTS = {
     # 429, 500, 502 to 504 and connections that cannot be made are asked again by GDAL itself. GDAL_HTTP_RETRY_CODES
@@ -70,6 +73,12 @@ def fsspec_settings(scheme: str, environment: Mapping[str, str] = os.environ) ->
     """What fsspec's store of this scheme is told, so that it does what GDAL does with this environment."""
     settings: dict[str, Any] = {"use_listings_cache": False}  # a list of yesterday is no list
     if scheme == "s3":
+        # `patiently` asks again, not botocore and s3fs each, one within the other
+        settings["config_kwargs"] = {
+            "retries": {"total_max_attempts": 1},
+            "connect_timeout": 20,
+            "read_timeout": still_seconds(),
+        }
         if environment.get("AWS_S3_ENDPOINT") and not {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"} & environment.keys():
             plain = "http" if environment.get("AWS_HTTPS", "YES").upper() in ("NO", "FALSE", "OFF") else "https"
             settings["endpoint_url"] = f"{plain}://{environment['AWS_S3_ENDPOINT']}"
@@ -84,30 +93,49 @@ def fsspec_settings(scheme: str, environment: Mapping[str, str] = os.environ) ->
     return settings
 
 
+_refusals = 0
+"""how often a store said no: after that it is connected to anew, with credentials that may have been renewed"""
+
+
 def filesystem(scheme: str) -> Any:
-    """fsspec's filesystem of a scheme; one for all calls with the same environment. SceneError where it needs more
-    packages."""
+    """fsspec's filesystem of a scheme; one for all calls with the same environment, until a store refuses us.
+    SceneError where it needs more packages."""
+    told = tuple(
+        sorted(
+            item
+            for item in os.environ.items()
+            if item[0].startswith(("AWS_", "GS_", "GOOGLE_", "AZURE_", "GDAL_HTTP_"))
+        )
+    )
+    return _connected(scheme, told, _refusals)
+
+
+@cache
+def _connected(scheme: str, _told: tuple[tuple[str, str], ...], _refused: int) -> Any:
     try:
         import fsspec
 
-        return fsspec.filesystem(scheme, **fsspec_settings(scheme))
+        store = fsspec.filesystem(scheme, skip_instance_cache=True, **fsspec_settings(scheme))
+        store.retries = 1  # of s3fs; `patiently` asks again
+        return store
     except ImportError as error:
         extra = PROTOCOLS[scheme].extra
         raise SceneError(f"{scheme}:// needs more packages: pip install 'sarsense[{extra}]'") from error
 
 
-def forget_credentials(scheme: str) -> None:
-    """Connect anew at the next call: credentials that were renewed meanwhile count, also in a process that lives on."""
-    filesystem(scheme).clear_instance_cache()
+def still_seconds() -> float:
+    """For which an answer may stand still before it is given up."""
+    return float({**_DEFAULTS, **os.environ}["GDAL_HTTP_LOW_SPEED_TIME"])
 
 
 def patience() -> tuple[int, float]:
-    """How often what failed is done again, and the seconds before the first time: doubled from time to time."""
-    told = {**os.environ, **gdal_settings()}
+    """How often what failed is done again, and the seconds before the first time: doubled from time to time, up to
+    `LONGEST_SECONDS`."""
+    told = {**_DEFAULTS, **os.environ}
     return int(told["GDAL_HTTP_MAX_RETRY"]), float(told["GDAL_HTTP_RETRY_DELAY"])
 
 
-def patiently(call: Callable[[], T], shown: str, scheme: str = "") -> T:
+def patiently(call: Callable[[], T], shown: str) -> T:
     """What `call` returns; again after failures that may pass. FileNotFoundError where it is not there, RemoteError,
     with the address `shown`, where it is refused or fails for long."""
     again, delay = patience()
@@ -118,14 +146,14 @@ def patiently(call: Callable[[], T], shown: str, scheme: str = "") -> T:
             raise
         except Exception as error:  # each store raises its own
             if is_refused(error):
-                if scheme:
-                    forget_credentials(scheme)
+                global _refusals
+                _refusals += 1
                 raise RemoteError(f"{NOT_FETCHED}: {shown}: {CREDENTIALS} ({_said(error)})") from error
             if again <= 0:
                 raise RemoteError(f"{NOT_FETCHED}: {shown}: {_said(error)}") from error
             again -= 1
         time.sleep(delay)
-        delay *= 2
+        delay = min(2 * delay, LONGEST_SECONDS)
 
 
 _REFUSALS = (

@@ -15,12 +15,13 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioError
+from rasterio.errors import RasterioError, RasterioIOError
 
 from sarsense import remote
 from sarsense.errors import NOT_FETCHED, RemoteError
-from sarsense.stores import CREDENTIALS, HTTP, gdal_settings, is_refused, patience
+from sarsense.stores import CREDENTIALS, HTTP, LONGEST_SECONDS, gdal_settings, is_refused, patience
 
 T = TypeVar("T")
 
@@ -28,6 +29,8 @@ _HTTP_TOLD = re.compile(r"HTTP (error|response) code", re.IGNORECASE)
 """what GDAL says of requests: of the network and the hour, not of the raster"""
 _LEFT_OUT = re.compile(r"IO error|[Rr]ead error|[Cc]annot read|[Ee]rror reading|[Ff]ailed to read|TIFFReadDirectory")
 _ABSENT = re.compile(r"does not exist|No such file|NoSuchKey|NoSuchBucket|response code: (404|410)")
+_MASKS_SOUGHT = 3
+"""a .msk that GDAL did not take so often is none for it"""
 
 
 class _IncompleteError(RasterioError):
@@ -44,6 +47,7 @@ class RemoteRaster:
     def __init__(self, path: str, messages: list[str]) -> None:
         self._path, self._messages = path, messages
         self._dataset: Any = None
+        self._masks_sought = 0
         self._again(self._open)
 
     def __getattr__(self, name: str) -> Any:
@@ -72,8 +76,9 @@ class RemoteRaster:
             getattr(self._dataset, name)
         self._dataset.tags()
         masked = any(MaskFlags.per_dataset in flags for flags in self._dataset.mask_flag_enums)
-        if _has_mask_file(self._path) and not masked:
-            raise _IncompleteError("its mask (.msk) could not be read")
+        if not masked and self._masks_sought < _MASKS_SOUGHT and _has_mask_file(self._path):
+            self._masks_sought += 1
+            raise _IncompleteError("its mask (.msk) was not read")
 
     def _again(self, call: Callable[[], T]) -> T:
         again, delay = patience()
@@ -84,17 +89,17 @@ class RemoteRaster:
                 if told := [text for text in self._messages[before:] if _is_failure(text)]:
                     raise _IncompleteError(told[0])
                 return value
-            except RasterioError as error:
+            except (RasterioError, CPLE_BaseError) as error:
                 self.close()
                 reason = " ".join(str(error.__cause__ or error).split())
                 if again <= 0 or is_refused(reason) or _ABSENT.search(reason):
-                    raise
+                    raise RasterioIOError(reason) from error
                 again -= 1
                 del self._messages[before:]
             finally:
                 self._messages[before:] = [text for text in self._messages[before:] if not _HTTP_TOLD.search(text)]
             time.sleep(delay)
-            delay *= 2
+            delay = min(2 * delay, LONGEST_SECONDS)
 
 
 def remote_settings(path: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import rasterio
 from hypothesis import settings
 
 from tests.object_store import ObjectStore, object_store
+
+os.environ["GDAL_HTTP_RETRY_DELAY"] = "0.05"  # what a server does not answer is soon asked again
 
 # the same examples in each run, so that a change is judged by itself; `--hypothesis-profile explore` looks further
 settings.register_profile("suite", deadline=None, derandomize=True)
@@ -88,13 +91,9 @@ def _one_store() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def store(_one_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """An S3-speaking server, well-behaved at first, and the environment of who uses it, of little patience."""
-    import s3fs
-
+def store(_one_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """An S3-speaking server, well-behaved at first, and the environment of who uses it."""
     _one_store.behave()
-    for name, value in {**_one_store.environment, "GDAL_HTTP_RETRY_DELAY": "0.05"}.items():
+    for name, value in _one_store.environment.items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield _one_store
-    s3fs.S3FileSystem.clear_instance_cache()
+    return _one_store

@@ -33,6 +33,7 @@ KEY = "right-key"
 CONTROL = "/-control"
 """no bucket may have this name"""
 FAULTS = ("busy", "reset", "reset_body", "stall")
+_SIGNED = f"AWS4-HMAC-SHA256 Credential={KEY}/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 _STALL_SECONDS = 3.0
 _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "server", "date"}
 
@@ -45,10 +46,12 @@ class Behaviour:
         self.set({})
 
     def set(self, wanted: dict[str, Any]) -> None:
-        """share: of requests that fail; seed; kinds: of faults; stall_seconds: for which a body stands still; expired:
-        whether all are answered 403 ExpiredToken; expires_after: GETs of rasters until that begins."""
+        """share: of requests that fail, drawn by seed; at_most: so many of them; kinds: of faults; stall_seconds: for
+        which a body stands still; expired: whether all are answered 403 ExpiredToken; expires_after: GETs of rasters
+        until that begins."""
         with self.lock:
             self.share: float = wanted.get("share", 0.0)
+            self.at_most: int = wanted.get("at_most", -1)
             self.kinds: list[str] = wanted.get("kinds", list(FAULTS))
             self.expired: bool = wanted.get("expired", False)
             self.expires_after: int | None = wanted.get("expires_after")
@@ -63,7 +66,10 @@ class Behaviour:
                 self.expired |= self.expires_after < 0
             if self.expired:
                 return "expired"
-            return self.random.choice(self.kinds) if self.random.random() < self.share else None
+            if self.random.random() >= self.share or self.at_most == 0:
+                return None
+            self.at_most -= 1
+            return self.random.choice(self.kinds)
 
     def note(self, method: str, path: str, status: int, sent: int, fault: str | None) -> None:
         with self.lock:
@@ -246,8 +252,9 @@ class ObjectStore:
 
     @staticmethod
     def _ask(url: str, method: str, body: bytes | None = None) -> bytes:
-        kind = {"Content-Type": "application/octet-stream"}  # urllib would say that it is a form, and moto read one
-        with urllib.request.urlopen(urllib.request.Request(url, body, kind, method=method), timeout=30) as answer:
+        # urllib would say that a body is a form, and moto read one; what nobody signed may not replace an object
+        headers = {"Content-Type": "application/octet-stream", "Authorization": _SIGNED}
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method), timeout=30) as answer:
             return answer.read()
 
 

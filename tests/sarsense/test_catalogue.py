@@ -255,7 +255,7 @@ def test_a_bucket_is_listed_and_read_through_fsspec(tmp_path: Path, monkeypatch)
     """A store in memory stands for S3: what find_beside and read_xml need of it."""
     store = fsspec.filesystem("memory")
     store.pipe("/bucket/x.SAFE/annotation/m.xml", b"<a/>")
-    monkeypatch.setattr(remote, "_store", lambda path: (store, path.removeprefix("/vsis3"), ""))
+    monkeypatch.setattr(remote, "_store", lambda path: (store, path.removeprefix("/vsis3")))
     path = "/vsis3/bucket/x.SAFE/measurement/m.tiff"
     assert find_beside(path, "../annotation", "M.*") == "/vsis3/bucket/x.SAFE/annotation/m.xml"
     assert find_beside(path, "../annotation", "other.xml") is None and find_beside(path, "../none", "*") is None
@@ -268,7 +268,7 @@ def test_a_bucket_and_a_url_are_sources(folder: Path, address: str, tmp_path: Pa
     store = fsspec.filesystem("memory")
     for name in ("p/x.SAFE/measurement/m.tiff", "p/x.SAFE/annotation/m.xml", "p/y_VV.tif", "q/z_VV.tif"):
         store.pipe(f"/shelf/{name}", b"")
-    monkeypatch.setattr(remote, "_store", lambda path: (store, path.removeprefix("/vsis3"), ""))
+    monkeypatch.setattr(remote, "_store", lambda path: (store, path.removeprefix("/vsis3")))
     files = list_sources(["s3://shelf/p/"])
     assert [(file.relative, file.is_raster) for file in files] == [
         ("x.SAFE/annotation/m.xml", False),
