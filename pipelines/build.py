@@ -18,7 +18,7 @@ from pipelines.companions import CompanionFiles, read_companions
 from pipelines.curate import curate
 from pipelines.entries import BuildSummary, list_entries, nothing_usable, scene_row, summarise
 from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
-from pipelines.output import check_output, clean, existing, next_folder, seal
+from pipelines.output import check_output, clean, existing, next_folder, seal, shard_folder
 from pipelines.ranges import KnownRanges, known_ranges, ranges_from, set_ranges
 from pipelines.stages import (
     Progress,
@@ -32,7 +32,8 @@ from pipelines.stages import (
 )
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, open_corpus
-from sarsense.errors import SarsenseError
+from sarsense.errors import SarsenseError, SettingError
+from sarsense.places import Place, work_folder
 
 STAGES = ("scan", "prepare", "measure", "cut", "compare", "shard", "seal")
 Anew = Literal["shards", "stats"]
@@ -55,24 +56,28 @@ def scan(sources: list[str], config: BuildConfig, workers: int = 0) -> list[dict
 
 def build(
     sources: list[str],
-    out: Path,
+    out: Place,
     config: BuildConfig,
     workers: int,
     scheduler: str | None = None,
     progress: Progress | None = None,
-    stats_from: Path | None = None,
+    stats_from: Place | None = None,
     companions: CompanionFiles | None = None,
     anew: Anew | None = None,
 ) -> BuildSummary:
     """Build a corpus in `out`, or let the one that is there grow. Bad scenes are recorded and left out; SarsenseError
     where nothing can be built.
 
-    `stats_from`: a corpus whose dB ranges are taken; `companions`: files that decide about splits and evaluation sets;
-    `anew`: make all of a finished corpus anew. The bytes depend on the sources' content, `config`, those files, and
-    what the corpus that grows holds, not on `workers`, on the order of arrival, or on how often the build was killed.
+    `out`: a folder, or `places.place` of an address in a bucket; `stats_from`: a corpus whose dB ranges are taken;
+    `companions`: files that decide about splits and evaluation sets; `anew`: make all of a finished corpus anew. The
+    bytes depend on the sources' content, `config`, those files, and what the corpus that grows holds, not on `workers`,
+    on the order of arrival, on the place, or on how often the build was killed.
     """
     started = time.monotonic()
     progress = progress or _Silent()
+    if anew is not None and not isinstance(out, Path):
+        option = "--reshard" if anew == "shards" else "--refresh-stats"
+        raise SettingError(f"{option}: of a corpus in a folder; choose another --out for the one made anew")
     check_output(out)
     if anew is None:
         shutil.rmtree(next_folder(out), ignore_errors=True)  # of a build that was killed, and was another one
@@ -83,7 +88,7 @@ def build(
     if anew == "shards":
         known, recorded = _own_ranges(out, known)
     entries = list_entries(sources, out)
-    work = out / ".build"
+    work = work_folder(out)
     if base is not None:
         settle(base, entries)
         if all(entry.settled for entry in entries):
@@ -94,7 +99,8 @@ def build(
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SarsenseError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+        where, option = (out, "--out") if isinstance(out, Path) else (work, "--work")
+        raise SarsenseError(f"{where}: cannot be written ({error.strerror}); choose another {option}") from error
     fresh = [entry for entry in entries if not entry.settled]
     with open_runner(workers, scheduler) as runner:
         scan_all(fresh, config, work, runner, progress)
@@ -116,8 +122,7 @@ def build(
         tiles, tile_duplicates = curate(fresh, config, beside, base, work, runner, progress)
         if not tiles and base is None:
             raise SarsenseError(nothing_usable(sources, fresh))
-        target = next_folder(out) if (out / "corpus.json").is_file() else out
-        shards = shard_all(tiles, target, config, work, runner, progress, base)
+        shards = shard_all(tiles, shard_folder(out), config, work, runner, progress, base)
     progress.stage("seal", 1)
     remember_inputs(work, entries)
     duplicates = scene_duplicates + tile_duplicates
@@ -127,7 +132,7 @@ def build(
     return summarise(corpus, entries, time.monotonic() - started, already_built=False)
 
 
-def _own_ranges(out: Path, asked: KnownRanges | None) -> tuple[KnownRanges | None, dict[str, str] | None]:
+def _own_ranges(out: Place, asked: KnownRanges | None) -> tuple[KnownRanges | None, dict[str, str] | None]:
     """The dB ranges of the corpus in `out`, and whose they were; those asked for, where it is normalised otherwise."""
     corpus: Corpus = open_corpus(out)
     if asked is not None or corpus.manifest["config"]["normalization"] != "group":

@@ -17,6 +17,7 @@ from sarsense.corpus import Corpus
 from sarsense.cut import scene_digest
 from sarsense.errors import CHANGED, NOT_FETCHED
 from sarsense.measure import BandMeasurement, Measurement
+from sarsense.places import Place
 from sarsense.remote import Stamp
 from sarsense.scene import Band, Scene
 from sarsense.sidecars import Consulted
@@ -71,8 +72,8 @@ class Entry:
         self.status, self.reason = "refused", reason
 
 
-def list_entries(sources: list[str], out: Path | None) -> list[Entry]:
-    files = list_sources(sources, exclude=out)
+def list_entries(sources: list[str], out: Place | None) -> list[Entry]:
+    files = list_sources(sources, exclude=out if isinstance(out, Path) else None)
     entries = [Entry(file, stamp) for file, stamp in zip(files, stamps(files), strict=True)]
     for entry in entries:
         if not entry.file.is_raster:

@@ -13,6 +13,7 @@ from pipelines.entries import Entry, inputs_as_read
 from sarsense.corpus import FORMAT, Corpus, open_corpus
 from sarsense.errors import CHANGED, NOT_FETCHED, CorpusError
 from sarsense.files import read_json, write_json
+from sarsense.places import Place, work_folder
 from sarsense.sidecars import still_holds
 
 _INPUTS = "inputs.json"
@@ -29,7 +30,7 @@ def settle(corpus: Corpus, entries: list[Entry]) -> None:
     or the corpus is of an older format.
     """
     rows = {row["path"]: row for row in corpus.scenes.select(["path", "status", "reason"]).to_pylist()}
-    recorded = corpus.root / ".build" / _INPUTS
+    recorded = work_folder(corpus.root) / _INPUTS
     was = {path: rest for path, *rest in read_json(recorded)} if recorded.is_file() else {}
     for entry in entries:
         if entry.file.path in was and (name := was[entry.file.path][2]) in rows:
@@ -80,7 +81,7 @@ def confirm(corpus: Corpus, entries: list[Entry]) -> None:
             entry.settled, entry.status, entry.reason = True, row["status"], row["reason"] or ""
 
 
-def refuse_missing(out: Path, entries: list[Entry], anew: str) -> None:
+def refuse_missing(out: Place, entries: list[Entry], anew: str) -> None:
     """CorpusError where scenes of a corpus that is to be made anew are not among the sources, measured by now, whatever
     their names: they would be lost."""
     given = {entry.measurement.content_hash for entry in entries if entry.measurement is not None}

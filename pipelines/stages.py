@@ -26,6 +26,7 @@ from sarsense.errors import SarsenseError
 from sarsense.files import read_json, write_json
 from sarsense.measure import Measurement
 from sarsense.normalize import enl_bias_db
+from sarsense.places import Place, shard_files
 from sarsense.scene import Scene
 from sarsense.shards import Shard
 from sarsense.sidecars import still_holds
@@ -224,7 +225,7 @@ def _contents(channels: list[Channel], config: BuildConfig) -> list[Channel]:
 
 def shard_all(
     tiles: list[dict[str, Any]],
-    out: Path,
+    out: Place,
     config: BuildConfig,
     work: Path,
     runner: Runner,
@@ -275,10 +276,10 @@ def shard_all(
     return shards
 
 
-def _clear_other_plans(out: Path, work: Path, shards: set[str], identities: set[str]) -> None:
+def _clear_other_plans(out: Place, work: Path, shards: set[str], identities: set[str]) -> None:
     """Remove what an earlier, unfinished run with another plan left: its shards, their records, temporary files."""
-    for path in [*(out / "train").glob("*"), *(out / "val").glob("*")]:
-        if path.relative_to(out).as_posix() not in shards:
+    for relative, path in shard_files(out).items():
+        if relative not in shards:
             path.unlink()
     for path in (work / "shard").glob("*"):
         if path.stem not in identities:

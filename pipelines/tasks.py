@@ -19,6 +19,7 @@ from sarsense.dedup.speckle import same_speckle
 from sarsense.errors import CHANGED, RemoteError, SceneError
 from sarsense.files import atomic_write, read_json, write_json
 from sarsense.measure import measure_scene
+from sarsense.places import Place, place
 from sarsense.prepare import prepare_scene
 from sarsense.remote import Stamp
 from sarsense.scene import Scene, describe_scene
@@ -54,7 +55,7 @@ def cut_task(
 
 
 def shard_task(
-    root: Path,
+    root: Place,
     relative: str,
     split: str,
     plan: Path,
@@ -103,7 +104,9 @@ def print_task(tiles: list[tuple[str, int, float]], side: int, bits: int, out: P
 def read_codes(path: str, start: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A tile from a file of codes, or from a shard: the array that begins at byte `start`."""
     size = int(np.prod(shape)) * dtype.itemsize
-    with Path(path).open("rb") as file:
+    if not isinstance(where := place(path), Path):
+        return np.frombuffer(where.read_range(start, size), dtype).reshape(shape)
+    with where.open("rb") as file:
         file.seek(start)
         return np.frombuffer(file.read(size), dtype).reshape(shape)
 

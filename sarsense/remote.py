@@ -12,7 +12,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sarsense.errors import NOT_FETCHED, RemoteError, SarsenseError
@@ -55,12 +56,15 @@ def beside(path: str, folder: str, name: str) -> str:
     return f"{HTTP}{prefix}://{joined}{mark}{signature}" if prefix else joined
 
 
-def names_in(path: str, folder: str) -> list[str] | None:
+def names_in(path: str, folder: str, fresh: bool = False) -> list[str] | None:
     """Sorted names of the files of a folder beside `path`; None where the store cannot list (https). At most a minute
-    old."""
+    old, or of now."""
     if path.startswith(HTTP):
         return None
-    return sorted(_list(beside(path, folder, "")))
+    whole = beside(path, folder, "")
+    if fresh:
+        _listed.pop(whole, None)
+    return sorted(_list(whole))
 
 
 def listed_stamp(path: str) -> Stamp:
@@ -111,6 +115,46 @@ def read(path: str) -> bytes:
     return bytes(patiently(lambda: store.cat_file(url), url))
 
 
+def read_range(path: str, start: int, size: int) -> bytes:
+    """`size` bytes of a file from byte `start` on; fewer where it ends before. Errors as of `read`."""
+    if path.startswith(HTTP):
+        return _ask(path, {"Range": f"bytes={start}-{start + size - 1}"}, size)[0]
+    store, url = _store(path)
+    return bytes(patiently(lambda: store.cat_file(url, start=start, end=start + size), url))
+
+
+def fetch(path: str, file: Path) -> None:
+    """Copy a file to this machine. Errors as of `read`."""
+    if path.startswith(HTTP):
+        file.write_bytes(read(path))
+        return
+    store, url = _store(path)
+    patiently(lambda: store.get_file(url, str(file)), url)
+
+
+def send(file: Path, path: str) -> None:
+    """Copy a file of this machine to a store: there whole, or not at all. RemoteError where that cannot be done."""
+    store, url = _store(path)
+    size = file.stat().st_size
+
+    def put() -> None:
+        store.put_file(str(file), url)
+        if (found := int(store.info(url)["size"])) != size:
+            raise OSError(f"{found} bytes arrived of {size}")
+
+    try:
+        patiently(put, url)
+    except FileNotFoundError as error:
+        raise RemoteError(f"{url}: no such bucket ({error}); check its name and the endpoint") from error
+
+
+def remove(path: str) -> None:
+    """Remove a file of a store, where it is there."""
+    store, url = _store(path)
+    with suppress(FileNotFoundError):
+        patiently(lambda: store.rm_file(url), url)
+
+
 def _list(folder: str) -> dict[str, Stamp]:
     when, names = _listed.get(folder, (0.0, None))
     if names is None or time.monotonic() - when > _FRESH_SECONDS:
@@ -130,22 +174,21 @@ def _stamp(facts: Mapping[str, Any]) -> Stamp:
 
 
 def _http_stamp(path: str) -> Stamp:
-    _, headers = _ask(path, {"Range": "bytes=0-0"})
+    _, headers = _ask(path, {"Range": "bytes=0-0"}, 1)
     total = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", "")
     version = headers.get("ETag") or headers.get("Last-Modified") or ""
     return [int(total) if total.isdigit() else 0, version.strip('"')]
 
 
-def _ask(path: str, headers: dict[str, str]) -> tuple[bytes, Mapping[str, str]]:
-    """Body and headers of a GET: not HEAD, which URLs that were signed for GET refuse. Of a part, whatever is sent
-    beyond its first bytes is left."""
+def _ask(path: str, headers: dict[str, str], size: int | None = None) -> tuple[bytes, Mapping[str, str]]:
+    """Body, or its first `size` bytes, and headers of a GET: not HEAD, which URLs that were signed for GET refuse."""
     shown = address(path)
     request = urllib.request.Request(path.removeprefix(HTTP), headers=headers)
 
     def get() -> tuple[bytes, Mapping[str, str]]:
         try:
             with urllib.request.urlopen(request, timeout=still_seconds()) as answer:
-                return (answer.read(1) if headers else answer.read()), answer.headers
+                return answer.read(size), answer.headers
         except urllib.error.HTTPError as error:
             # some stores hide by 403 what is not there
             if error.code in (403, 404, 410) and not _is_expired(error):

@@ -73,7 +73,7 @@ def fsspec_settings(scheme: str, environment: Mapping[str, str] = os.environ) ->
     """What fsspec's store of this scheme is told, so that it does what GDAL does with this environment."""
     settings: dict[str, Any] = {"use_listings_cache": False}  # a list of yesterday is no list
     if scheme == "s3":
-        # `patiently` asks again, not botocore and s3fs each, one within the other
+        # `patiently` and s3fs ask again: botocore within them would do so a hundred times
         settings["config_kwargs"] = {
             "retries": {"total_max_attempts": 1},
             "connect_timeout": 20,
@@ -116,7 +116,7 @@ def _connected(scheme: str, _told: tuple[tuple[str, str], ...], _refused: int) -
         import fsspec
 
         store = fsspec.filesystem(scheme, skip_instance_cache=True, **fsspec_settings(scheme))
-        store.retries = 1  # of s3fs; `patiently` asks again
+        store.retries = patience()[0]  # of s3fs: a part of an upload is sent again, not all of it
         return store
     except ImportError as error:
         extra = PROTOCOLS[scheme].extra

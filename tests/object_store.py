@@ -241,6 +241,11 @@ class ObjectStore:
             if path.is_file():
                 self.put(f"{key}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
+    def publish(self, bucket: str) -> None:
+        """Let anybody read what is in a bucket."""
+        for key in self.keys(bucket):
+            self._ask(f"{self.address}/{bucket}/{key}?acl", "PUT", b"", {"x-amz-acl": "public-read"})
+
     def get(self, key: str) -> bytes:
         return self._ask(f"{self.address}/{key}", "GET")
 
@@ -251,9 +256,9 @@ class ObjectStore:
         return sorted(e.text or "" for e in listed.iter() if e.tag.endswith("}Key"))
 
     @staticmethod
-    def _ask(url: str, method: str, body: bytes | None = None) -> bytes:
+    def _ask(url: str, method: str, body: bytes | None = None, more: dict[str, str] | None = None) -> bytes:
         # urllib would say that a body is a form, and moto read one; what nobody signed may not replace an object
-        headers = {"Content-Type": "application/octet-stream", "Authorization": _SIGNED}
+        headers = {"Content-Type": "application/octet-stream", "Authorization": _SIGNED, **(more or {})}
         with urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method), timeout=30) as answer:
             return answer.read()
 
