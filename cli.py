@@ -20,6 +20,7 @@ import typer
 
 from dic3l import config as settings
 from sarsense.config import CONVENTIONS, STATED_UNITS, BuildConfig
+from sarsense.places import RemotePath, place
 
 if TYPE_CHECKING:
     from pipelines.companions import CompanionFiles
@@ -51,7 +52,9 @@ _SOURCES = typer.Argument(
     help="Files, folders (searched to the bottom), zips (also as /vsizip/), globs, s3:// gs:// az:// prefixes, "
     "https:// files, or a list of scenes: STAC (JSON), CSV, Parquet.",
 )
-_CORPUS = typer.Argument(metavar="CORPUS", help="Folder of a finished corpus.")
+_CORPUS = typer.Argument(
+    metavar="CORPUS", parser=place, help="Folder of a finished corpus, or its address: s3:// gs:// az:// https://."
+)
 _JSON = typer.Option("--json", help="Print JSON for machines.")
 _CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, beta0, gamma0; none: digital numbers."
 _BANDS_HELP = "single: a tile is one polarisation; stack: all of --polarisations, in that order (C x H x W)."
@@ -176,7 +179,14 @@ def _scan(
 @sarsense_app.command("build")
 def _build(
     sources: Annotated[list[str], _SOURCES],
-    out: Annotated[Path, typer.Option(help="Folder of the corpus: new, empty, or of an unfinished build.")],
+    out: Annotated[
+        Path | RemotePath,
+        typer.Option(
+            metavar="PATH",
+            parser=place,
+            help="Folder of the corpus: new, empty, or of an unfinished build; or s3:// gs:// az:// and a prefix.",
+        ),
+    ],
     name: Annotated[str, typer.Option(help="Name of the corpus and of its shards.")] = _BUILD.name,
     corpus_version: Annotated[str, typer.Option(help="Your version of the corpus.")] = _BUILD.version,
     tile_size: Annotated[int, typer.Option(help="Side of a tile in pixels.")] = _BUILD.tile_size,
@@ -186,7 +196,12 @@ def _build(
     content: Annotated[_Content, typer.Option(help=_CONTENT_HELP)] = _Content.speckled,
     normalization: Annotated[_Normalization, typer.Option(help=_NORMALIZATION_HELP)] = _Normalization.group,
     stats_from: Annotated[
-        Path | None, typer.Option(help="A finished corpus whose dB ranges are taken, so that codes are comparable.")
+        Path | RemotePath | None,
+        typer.Option(
+            metavar="PATH",
+            parser=place,
+            help="A finished corpus whose dB ranges are taken, so that codes are comparable.",
+        ),
     ] = None,
     bits: Annotated[int, typer.Option(help="Of a code: 8, or 16 (the trainer reads them as 8).")] = _BUILD.bits,
     unit: Annotated[str | None, typer.Option(help=_UNIT_HELP)] = None,
@@ -228,6 +243,13 @@ def _build(
     workers: Annotated[
         int | None,
         typer.Option(min=0, help="Worker processes of the Dask LocalCluster; 0: this process; default: cores."),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a remote --out: local folder of the build's records and of shards on their way, which all workers "
+            "see; default: .sarsense-build-... in the current folder."
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -289,6 +311,10 @@ def _build(
         shard_mib=shard_mib,
         seed=seed,
     )
+    if work is not None:
+        if isinstance(out, Path):
+            raise typer.BadParameter("of a remote --out; a folder keeps its records itself", param_hint="--work")
+        out = RemotePath(out.path, work.absolute())
     anew = "stats" if refresh_stats else "shards" if reshard else None
     companions = CompanionFiles(val_region, val_scenes, exclude_near)
     count = default_workers() if workers is None else workers
@@ -314,10 +340,10 @@ def _build(
 
 def _print_plan(
     sources: list[str],
-    out: Path,
+    out: Path | RemotePath,
     config: BuildConfig,
     workers: int,
-    stats_from: Path | None,
+    stats_from: Path | RemotePath | None,
     companions: CompanionFiles,
     anew: bool,
     as_json: bool,
@@ -339,7 +365,7 @@ def _print_plan(
 
 @sarsense_app.command("stats")
 def _stats(
-    corpus: Annotated[Path, _CORPUS],
+    corpus: Annotated[Path | RemotePath, _CORPUS],
     plot: Annotated[
         Path | None, typer.Option(help="Write the despeckled histogram and the range of each group to this PNG.")
     ] = None,
@@ -368,8 +394,10 @@ def _stats(
 
 @sarsense_app.command("diff")
 def _diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a finished corpus.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another, or of a later state of the same.")],
+    a: Annotated[Path | RemotePath, typer.Argument(metavar="A", parser=place, help="A finished corpus.")],
+    b: Annotated[
+        Path | RemotePath, typer.Argument(metavar="B", parser=place, help="Another, or a later state of the same.")
+    ],
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Say what changed from corpus A to B: tiles, splits, dB ranges, scenes, settings. Ends with 1 if anything did."""
@@ -414,7 +442,7 @@ def _merge(
 
 @sarsense_app.command("export")
 def _describe(
-    corpus: Annotated[Path, _CORPUS],
+    corpus: Annotated[Path | RemotePath, _CORPUS],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the descriptions; default: the corpus itself.")
     ] = None,
@@ -432,7 +460,7 @@ def _describe(
 
 @shards_app.command("ls")
 def _shards_ls(
-    corpus: Annotated[Path, _CORPUS],
+    corpus: Annotated[Path | RemotePath, _CORPUS],
     split: Annotated[_Split | None, typer.Option(help="Tiles of one split; default: both.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Tiles to list; 0: all.")] = 20,
     as_json: Annotated[bool, _JSON] = False,
@@ -453,7 +481,7 @@ def _shards_ls(
 
 @shards_app.command("stats")
 def _shards_stats(
-    corpus: Annotated[Path, _CORPUS],
+    corpus: Annotated[Path | RemotePath, _CORPUS],
     plot: Annotated[Path | None, typer.Option(help="Write dB histograms by group to this PNG.")] = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -479,7 +507,7 @@ def _shards_stats(
 
 @shards_app.command("show")
 def _shards_show(
-    corpus: Annotated[Path, _CORPUS],
+    corpus: Annotated[Path | RemotePath, _CORPUS],
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG of the contact sheet.")] = Path("contact-sheet.png"),
     footprints: Annotated[Path | None, typer.Option(help="Also write a map of the footprints to this PNG.")] = None,
     count: Annotated[int, typer.Option(help="Tiles on the sheet.")] = 24,
@@ -649,7 +677,7 @@ _OTHER_SETTINGS = "\n\n".join(
 
 @dic3l_app.command("pretrain", epilog=_OTHER_SETTINGS)
 def _pretrain(
-    corpus: Annotated[Path, _CORPUS],
+    corpus: Annotated[Path | RemotePath, _CORPUS],
     out: Annotated[Path, typer.Option(help="Folder of the run: new, or of a run to go on with.")],
     preset: Annotated[str, typer.Option(help=_PRESET_HELP)] = settings.DEFAULT_PRESET,
     config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
@@ -728,7 +756,7 @@ def _print_pretrain(outcome: Any, run: Path) -> None:
 
 @dic3l_app.command("views")
 def _views(
-    corpus: Annotated[Path, _CORPUS],
+    corpus: Annotated[Path | RemotePath, _CORPUS],
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("views.png"),
     preset: Annotated[str, typer.Option(help=_PRESET_HELP)] = settings.DEFAULT_PRESET,
     config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,

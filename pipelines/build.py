@@ -20,7 +20,7 @@ from pipelines.entries import BuildSummary, list_entries, nothing_usable, scene_
 from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
 from pipelines.lock import locked
 from pipelines.needs import refuse_without_room
-from pipelines.output import check_output, clean, end_move, existing, litter_removed, next_folder, seal
+from pipelines.output import check_output, clean, end_move, existing, litter_removed, next_folder, seal, shard_folder
 from pipelines.progress import Silent
 from pipelines.ranges import KnownRanges, known_ranges, ranges_from, set_ranges
 from pipelines.stages import (
@@ -35,7 +35,8 @@ from pipelines.stages import (
 )
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, open_corpus
-from sarsense.errors import SarsenseError
+from sarsense.errors import SarsenseError, SettingError
+from sarsense.places import Place, work_folder
 
 STAGES = ("scan", "prepare", "measure", "cut", "compare", "shard", "seal")
 Anew = Literal["shards", "stats"]
@@ -58,23 +59,27 @@ def scan(sources: list[str], config: BuildConfig, workers: int = 0) -> list[dict
 
 def build(
     sources: list[str],
-    out: Path,
+    out: Place,
     config: BuildConfig,
     workers: int,
     scheduler: str | None = None,
     progress: Progress | None = None,
-    stats_from: Path | None = None,
+    stats_from: Place | None = None,
     companions: CompanionFiles | None = None,
     anew: Anew | None = None,
 ) -> BuildSummary:
     """Build a corpus in `out`, or let the one that is there grow. Bad scenes are recorded and left out; SarsenseError
     where nothing can be built.
 
-    `stats_from`: a corpus whose dB ranges are taken; `companions`: files that decide about splits and evaluation sets;
-    `anew`: make all of a finished corpus anew. The bytes depend on the sources' content, `config`, those files, and
-    what the corpus that grows holds, not on `workers`, on the order of arrival, or on how often the build was killed.
+    `out`: a folder, or `places.place` of an address in a bucket; `stats_from`: a corpus whose dB ranges are taken;
+    `companions`: files that decide about splits and evaluation sets; `anew`: make all of a finished corpus anew. The
+    bytes depend on the sources' content, `config`, those files, and what the corpus that grows holds, not on `workers`,
+    on the order of arrival, on the place, or on how often the build was killed.
     """
     progress = progress or Silent()
+    if anew is not None and not isinstance(out, Path):
+        option = "--reshard" if anew == "shards" else "--refresh-stats"
+        raise SettingError(f"{option}: of a corpus in a folder; choose another --out for the one made anew")
     check_output(out)
     with locked(out, progress.say), litter_removed(out):
         return _build(
@@ -92,12 +97,12 @@ def build(
 
 def _build(
     sources: list[str],
-    out: Path,
+    out: Place,
     config: BuildConfig,
     workers: int,
     scheduler: str | None,
     progress: Progress,
-    stats_from: Path | None,
+    stats_from: Place | None,
     companions: CompanionFiles,
     anew: Anew | None,
 ) -> BuildSummary:
@@ -112,7 +117,7 @@ def _build(
     if anew == "shards":
         known, recorded = _own_ranges(out, known)
     entries = list_entries(sources, out)
-    work = out / ".build"
+    work = work_folder(out)
     if base is not None:
         settle(base, entries)
         if all(entry.settled for entry in entries):
@@ -124,7 +129,8 @@ def _build(
         work.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=work).close()  # the folder may be there, and read-only
     except OSError as error:
-        raise SarsenseError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+        where, option = (out, "--out") if isinstance(out, Path) else (work, "--work")
+        raise SarsenseError(f"{where}: cannot be written ({error.strerror}); choose another {option}") from error
     fresh = [entry for entry in entries if not entry.settled]
     with open_runner(workers, scheduler, work, progress.say) as runner:
         scan_all(fresh, config, work, runner, progress)
@@ -147,8 +153,7 @@ def _build(
         tiles, tile_duplicates = curate(fresh, config, beside, base, work, runner, progress)
         if not len(tiles) and base is None:
             raise SarsenseError(nothing_usable(sources, fresh))
-        target = next_folder(out) if (out / "corpus.json").is_file() else out
-        tiles, shards = shard_all(tiles, target, config, work, runner, progress, base)
+        tiles, shards = shard_all(tiles, shard_folder(out), config, work, runner, progress, base)
     progress.stage("seal", 1)
     remember_inputs(work, entries)
     duplicates = scene_duplicates + tile_duplicates
@@ -158,7 +163,7 @@ def _build(
     return summarise(corpus, entries, time.monotonic() - started, already_built=False)
 
 
-def _own_ranges(out: Path, asked: KnownRanges | None) -> tuple[KnownRanges | None, dict[str, str] | None]:
+def _own_ranges(out: Place, asked: KnownRanges | None) -> tuple[KnownRanges | None, dict[str, str] | None]:
     """The dB ranges of the corpus in `out`, and whose they were; those asked for, where it is normalised otherwise."""
     corpus: Corpus = open_corpus(out)
     if asked is not None or corpus.manifest["config"]["normalization"] != "group":

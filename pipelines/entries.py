@@ -18,9 +18,11 @@ from sarsense.corpus import Corpus
 from sarsense.cut import scene_digest
 from sarsense.errors import CHANGED, NOT_FETCHED
 from sarsense.measure import BandMeasurement, Measurement
+from sarsense.places import Place
+from sarsense.remote import Stamp
 from sarsense.scene import Band, Scene
 from sarsense.sidecars import Consulted
-from sarsense.sources import SourceFile, list_sources
+from sarsense.sources import SourceFile, list_sources, stamps
 
 _VAL_FILES = {"val_region", "val_scenes"}
 CURATED = ("guard", "near_evaluation", "duplicate")
@@ -32,8 +34,8 @@ class Entry:
     """A file on its way through the stages. `scene` is None once it is refused, `reason` says why."""
 
     file: SourceFile
-    stamp: list[int] = field(default_factory=list)
-    """size and time of the file when the build began"""
+    stamp: Stamp = field(default_factory=list)
+    """size and time of the file when the build began, or what a store has in their place"""
     status: str = "refused"
     reason: str = ""
     scene: Scene | None = None
@@ -64,7 +66,7 @@ class Entry:
             return []
         return list(zip(self.scene.bands, self.measurement.bands, strict=True))
 
-    def stamps(self) -> list[tuple[str, list[int]]]:
+    def stamps(self) -> list[tuple[str, Stamp]]:
         """Its file as it was first looked at: stays the same during a build."""
         return [(self.file.path, self.stamp)]
 
@@ -72,8 +74,9 @@ class Entry:
         self.status, self.reason = "refused", reason
 
 
-def list_entries(sources: list[str], out: Path | None) -> list[Entry]:
-    entries = [Entry(file, file.stamp()) for file in list_sources(sources, exclude=out)]
+def list_entries(sources: list[str], out: Place | None) -> list[Entry]:
+    files = list_sources(sources, exclude=out if isinstance(out, Path) else None)
+    entries = [Entry(file, stamp) for file, stamp in zip(files, stamps(files), strict=True)]
     for entry in entries:
         if not entry.file.is_raster:
             entry.status, entry.reason = "sidecar", "not a raster"

@@ -13,6 +13,7 @@ from pipelines.entries import Entry, inputs_as_read
 from sarsense.corpus import FORMAT, Corpus, open_corpus
 from sarsense.errors import CHANGED, NOT_FETCHED, CorpusError
 from sarsense.files import read_json, write_json
+from sarsense.places import Place, work_folder
 from sarsense.sidecars import still_holds
 
 _INPUTS = "inputs.json"
@@ -24,12 +25,12 @@ def settle(corpus: Corpus, entries: list[Entry]) -> None:
     """Mark the entries whose files the corpus has seen: `settled`, with the status that they have in it.
 
     A file is told by its path on this machine, its size and its time. Where these are not known, as of a corpus or
-    sources that were copied here, an entry of a known name is `claimed`: its content will tell (`confirm`). Files that
-    could not be read last time are new. CorpusError where a file was changed since, or the corpus is of an older
-    format.
+    sources that were copied here, or while a server does not answer, an entry of a known name is `claimed`: its content
+    will tell (`confirm`). Files that could not be read last time are new. CorpusError where a file was changed since,
+    or the corpus is of an older format.
     """
     rows = {row["path"]: row for row in corpus.scenes.select(["path", "status", "reason"]).to_pylist()}
-    recorded = corpus.root / ".build" / _INPUTS
+    recorded = work_folder(corpus.root) / _INPUTS
     was = {path: rest for path, *rest in read_json(recorded)} if recorded.is_file() else {}
     for entry in entries:
         if entry.file.path in was and (name := was[entry.file.path][2]) in rows:
@@ -39,16 +40,18 @@ def settle(corpus: Corpus, entries: list[Entry]) -> None:
             continue
         if entry.status == "sidecar" == row["status"]:
             entry.settled = True
-        elif entry.file.path not in was:
+            continue
+        stamp, consulted, _ = was.get(entry.file.path, ([], [], ""))
+        holds = still_holds(consulted) if stamp and entry.stamp else None
+        if holds is None:
             entry.claimed = True
-        else:
-            stamp, consulted, _ = was[entry.file.path]
-            if stamp != entry.stamp or not still_holds(consulted):
-                raise CorpusError(
-                    f"{entry.file.path}: it, or the metadata beside it, was changed since {corpus.root} was made of "
-                    "it; --reshard or --refresh-stats make all of it anew, another --out leaves this one as it is"
-                )
-            entry.settled, entry.status, entry.reason = True, row["status"], row["reason"] or ""
+            continue
+        if stamp != entry.stamp or not holds:
+            raise CorpusError(
+                f"{entry.file.path}: it, or the metadata beside it, was changed since {corpus.root} was made of "
+                "it; --reshard or --refresh-stats make all of it anew, another --out leaves this one as it is"
+            )
+        entry.settled, entry.status, entry.reason = True, row["status"], row["reason"] or ""
     if corpus.manifest["format"] != FORMAT and not all(entry.settled for entry in entries):
         raise CorpusError(
             f"{corpus.root}: of format {corpus.manifest['format']}, whose splits and duplicates were told otherwise, "
@@ -78,7 +81,7 @@ def confirm(corpus: Corpus, entries: list[Entry]) -> None:
             entry.settled, entry.status, entry.reason = True, row["status"], row["reason"] or ""
 
 
-def refuse_missing(out: Path, entries: list[Entry], anew: str) -> None:
+def refuse_missing(out: Place, entries: list[Entry], anew: str) -> None:
     """CorpusError where scenes of a corpus that is to be made anew are not among the sources, measured by now, whatever
     their names: they would be lost."""
     given = {entry.measurement.content_hash for entry in entries if entry.measurement is not None}

@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sarsense.errors import SarsenseError
+from sarsense.places import Place, work_folder
 
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -39,15 +40,15 @@ os.register_at_fork(after_in_child=_forget)
 
 
 @contextmanager
-def locked(out: Path, say: Callable[[str], None]) -> Iterator[None]:
+def locked(out: Place, say: Callable[[str], None]) -> Iterator[None]:
     """Nobody else writes into `out` meanwhile. SarsenseError, which says who does, where one is at it already.
 
-    Makes `out` and its `.build`, and removes those that it made where nothing else came into them. Where the file
-    system knows no locks, `say` is told; where `out` cannot be written, there is nothing to lock: who tries to
-    write will know.
+    Of a remote one, nobody else with the same work folder. Makes `out` and its `.build`, and removes those that it made
+    where nothing else came into them. Where the file system knows no locks, `say` is told; where `out` cannot be
+    written, there is nothing to lock: who tries to write will know.
     """
-    work = out / ".build"
-    made = [folder for folder in (work, out) if not folder.exists()]
+    work = work_folder(out)
+    made = [folder for folder in (work, out) if isinstance(folder, Path) and not folder.exists()]
     descriptor = _acquire(out, work / "lock", say)
     if descriptor is None:
         yield
@@ -64,7 +65,7 @@ def locked(out: Path, say: Callable[[str], None]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(out: Path, path: Path, say: Callable[[str], None]) -> int | None:
+def _acquire(out: Place, path: Path, say: Callable[[str], None]) -> int | None:
     """A descriptor that holds the lock; None where there are no locks to be had."""
     for _ in range(_TRIES):
         try:

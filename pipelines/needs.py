@@ -19,6 +19,7 @@ from sarsense.codes import code_dtype
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
 from sarsense.errors import SarsenseError
+from sarsense.places import Place, work_folder
 from sarsense.tiling import grid
 
 _SAMPLE_BYTES = 4096
@@ -90,7 +91,7 @@ def needs_of(entries: list[Entry], config: BuildConfig) -> Needs:
         files=len(fresh),
         usable=len(scenes),
         refused=dict(Counter(reason_kind(entry.reason) for entry in fresh if entry.scene is None).most_common()),
-        source_bytes=sum(entry.stamp[0] for entry, _ in scenes if entry.stamp),
+        source_bytes=sum(int(entry.stamp[0]) for entry, _ in scenes if entry.stamp),
         pixels=pixels,
         prepared_pixels=prepared,
         tiles=tiles,
@@ -102,12 +103,14 @@ def needs_of(entries: list[Entry], config: BuildConfig) -> Needs:
     )
 
 
-def short_of_room(needs: Needs, out: Path, base: Corpus | None) -> str | None:
+def short_of_room(needs: Needs, out: Place, base: Corpus | None) -> str | None:
     """A warning where the upper bound does not fit on the disk of `out`, None where it does. SarsenseError where half
     of it does not. What an earlier, unfinished run of the build has written counts as there."""
-    free = disk_usage(existing_parent(out)).free
-    most = max(needs.disk_bytes - _written(out, base), 0)
-    least = int(_CERTAIN * needs.disk_bytes) - _written(out, base)
+    free = disk_usage(existing_parent(work_folder(out))).free
+    # shards of a remote corpus are sent one by one, and removed here
+    asked = needs.disk_bytes if isinstance(out, Path) else needs.temporary_bytes
+    most = max(asked - _written(out, base), 0)
+    least = int(_CERTAIN * asked) - _written(out, base)
     told = f"{out}: up to {size_of(most)} needed, {free_of(out)}"
     remedy = "free the disk, choose another --out, or build from fewer sources"
     if least > free:
@@ -118,7 +121,7 @@ def short_of_room(needs: Needs, out: Path, base: Corpus | None) -> str | None:
 
 
 def refuse_without_room(
-    entries: list[Entry], config: BuildConfig, out: Path, base: Corpus | None, say: Callable[[str], None]
+    entries: list[Entry], config: BuildConfig, out: Place, base: Corpus | None, say: Callable[[str], None]
 ) -> None:
     """Of a build that has scanned its files: say the warning, or raise SarsenseError (`short_of_room`)."""
     if warning := short_of_room(needs_of(entries, config), out, base):
@@ -131,9 +134,9 @@ def existing_parent(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def free_of(path: Path) -> str:
-    """As '55 GB free on /data', by the mount point."""
-    folder = existing_parent(path).resolve()
+def free_of(out: Place) -> str:
+    """As '55 GB free on /data', by the mount point; of a remote place, where its work folder lies."""
+    folder = existing_parent(work_folder(out)).resolve()
     mount = next(parent for parent in (folder, *folder.parents) if parent.is_mount())
     return f"{size_of(disk_usage(folder).free)} free on {mount}"
 
@@ -147,13 +150,14 @@ def size_of(count: float) -> str:
     raise AssertionError
 
 
-def _written(out: Path, base: Corpus | None) -> int:
+def _written(out: Place, base: Corpus | None) -> int:
     """Bytes of codes, records and shards of a build that was cut off."""
     kept = set() if base is None else {base.root / shard.path for shard in base.shards}
     if (out / "corpus.json").is_file() and base is None:
         folders = [next_folder(out)]  # all of it is made anew, beside what stays until then
     else:
         folders = [out / "train", out / "val"]
-    folders += [out / ".build" / name for name in ("prepare", "cut", "shard")]
-    files = (path for folder in folders for path in folder.rglob("*") if path.is_file() and path not in kept)
+    folders += [work_folder(out) / name for name in ("prepare", "cut", "shard")]
+    local = (folder for folder in folders if isinstance(folder, Path))
+    files = (path for folder in local for path in folder.rglob("*") if path.is_file() and path not in kept)
     return sum(path.stat().st_size for path in files)

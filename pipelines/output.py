@@ -33,36 +33,39 @@ from sarsense.corpus import (
     open_corpus,
     scene_table,
     tile_table,
+    verify_tables,
     write_manifest,
     write_tables,
 )
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.files import read_json, write_json
+from sarsense.places import Place, shard_sizes, work_folder
 from sarsense.shards import Shard
 
 _NEXT, _MOVING = "next", "moving"
 
 
-def check_output(out: Path) -> None:
+def check_output(out: Place) -> None:
     """A build writes into a new or empty folder, or goes on in one of its own."""
-    if out.exists() and not out.is_dir():
+    if out.is_file():
         raise SarsenseError(f"{out}: is a file; --out names a folder")
-    if not out.is_dir() or (out / ".build").is_dir() or (out / "corpus.json").is_file():
+    if work_folder(out).is_dir() or (out / "corpus.json").is_file() or not out.is_dir():
         return
-    if any(out.iterdir()):
-        raise CorpusError(
-            f"{out}: not empty and not a corpus (neither corpus.json nor .build); choose a new folder for --out"
-        )
+    if any(True for _ in out.iterdir()):
+        remedy = "choose a new folder for --out"
+        if not isinstance(out, Path):
+            remedy = f"give the --work of the build that began it ({out.work} is not there), or choose another --out"
+        raise CorpusError(f"{out}: not empty and not a corpus (neither corpus.json nor .build); {remedy}")
 
 
-def end_move(out: Path) -> None:
+def end_move(out: Place) -> None:
     """End a move that was cut off. Only who holds the lock of `out` may: another may be just moving."""
-    if (out / ".build" / _MOVING).exists():
+    if (work_folder(out) / _MOVING).exists():
         _move(out)
 
 
 def existing(
-    out: Path, config: BuildConfig, companions: Companions, stats_from: dict[str, str] | None
+    out: Place, config: BuildConfig, companions: Companions, stats_from: dict[str, str] | None
 ) -> Corpus | None:
     """The finished corpus in `out`, where these settings made it: it is whole, and can grow. None where there is none.
 
@@ -85,21 +88,34 @@ def existing(
             "all of it anew"
         )
     _refuse_damaged(corpus)
+    _refuse_half_published(corpus)
     return corpus
 
 
 def _refuse_damaged(corpus: Corpus) -> None:
     """CorpusError where a shard is missing or of another size. What it holds is for `sarsense shards verify` to say."""
+    sizes = shard_sizes(corpus.root, [shard.path for shard in corpus.shards])
     for shard in corpus.shards:
-        path = corpus.root / shard.path
-        found = path.stat().st_size if path.is_file() else None
+        path, found = corpus.root / shard.path, sizes[shard.path]
         if found != shard.bytes:
             what = "missing" if found is None else f"{found} bytes, expected {shard.bytes}"
             raise CorpusError(f"{path}: {what}; restore it, or --reshard, with all sources, makes the corpus anew")
 
 
+def _refuse_half_published(corpus: Corpus) -> None:
+    """CorpusError where the tables of a remote corpus are not those of its corpus.json: a build that let it grow was
+    killed while it sent them."""
+    if isinstance(corpus.root, Path):
+        return  # there they are moved, and a move that was cut off was ended by now
+    if problems := verify_tables(corpus):
+        raise CorpusError(
+            f"{corpus.root}: {problems[0]}; a build that was killed while it sent tables goes on with its --work "
+            f"({corpus.root.work} has no such build)"
+        )
+
+
 def seal(
-    out: Path,
+    out: Place,
     entries: list[Entry],
     tiles: pa.Table,
     duplicates: list[dict[str, Any]],
@@ -137,17 +153,23 @@ def seal(
         "growth": [] if base is None else [*base.manifest["growth"], *([_grown(base)] if len(tiles) else [])],
         "merged": before.get("merged", []),
     }
-    following, anew = next_folder(out), base is None and (out / "corpus.json").exists()
+    following, anew = next_folder(out), base is None and (out / "corpus.json").is_file()
     write_tables(following, whole.tiles, whole.scenes, whole.duplicates)
     write_manifest(following, manifest, all_shards)
-    write_json(out / ".build" / _MOVING, {"anew": anew})
+    write_json(work_folder(out) / _MOVING, {"anew": anew})
     _move(out)
     return open_corpus(out)
 
 
-def next_folder(out: Path) -> Path:
+def next_folder(out: Place) -> Path:
     """Where what is to replace a finished corpus, or a part of it, is written."""
-    return out / ".build" / _NEXT
+    return work_folder(out) / _NEXT
+
+
+def shard_folder(out: Place) -> Place:
+    """Where the new shards of a build are written: beside a finished corpus in a folder; into a bucket at once, under
+    names that its corpus.json does not have yet."""
+    return next_folder(out) if isinstance(out, Path) and (out / "corpus.json").is_file() else out
 
 
 def _grown(base: Corpus) -> dict[str, Any]:
@@ -162,51 +184,61 @@ def _grown(base: Corpus) -> dict[str, Any]:
     }
 
 
-def _move(out: Path) -> None:
+def _move(out: Place) -> None:
     """Put what lies in `.build/next` in its place: new shards, and, of a corpus that is made anew, instead of all old
     ones; then the tables, then corpus.json."""
-    following, mark = next_folder(out), out / ".build" / _MOVING
+    following, mark = next_folder(out), work_folder(out) / _MOVING
     if (following / "corpus.json").exists():
         named = {shard["path"] for shard in read_json(following / "corpus.json")["shards"]}
-        if read_json(mark)["anew"]:
+        if isinstance(out, Path) and read_json(mark)["anew"]:
             (out / "corpus.json").unlink(missing_ok=True)
             for path in sorted(path for folder in ("train", "val") for path in (out / folder).glob("*")):
                 # one that was moved before a kill is named, and lies in `next` no more
                 name = path.relative_to(out).as_posix()
                 if name not in named or (following / name).exists():
                     path.unlink()
-        for name in sorted(named):
+        for name in (*sorted(named), *TABLES, "corpus.json"):
             if (following / name).exists():
-                (out / name).parent.mkdir(exist_ok=True)
-                (following / name).replace(out / name)
-        for name in TABLES:
-            if (following / name).exists():
-                (following / name).replace(out / name)
-        (following / "corpus.json").replace(out / "corpus.json")
+                _put(following / name, out / name)
     shutil.rmtree(following, ignore_errors=True)
     mark.unlink(missing_ok=True)
 
 
+def _put(file: Path, target: Place) -> None:
+    """Move a file to its place. Of one that was sent, a kill before it is removed here means that it is sent again."""
+    if isinstance(target, Path):
+        target.parent.mkdir(exist_ok=True)
+        file.replace(target)
+    else:
+        target.put(file)
+        file.unlink()
+
+
 SCRATCH = "dask"
 """under `.build`: the folder of the workers of a build, which Dask wants to have"""
-_LITTER = (".*.tmp", ".*.native.tif", ".*.warped.tif")
-"""names of files that are being written: `sarsense.files`, `sarsense.prepare`"""
+_LITTER = (".*.tmp", ".*.native.tif", ".*.warped.tif", "way-*")
+"""names of files that are being written, or on their way: `sarsense.files`, `sarsense.prepare`, `sarsense.places`"""
 
 
-def remove_litter(out: Path) -> None:
+def remove_litter(out: Place) -> None:
     """Remove files that were being written when their process was killed, and the workers' scratch. Only who holds the
     lock of `out` may."""
-    shutil.rmtree(out / ".build" / SCRATCH, ignore_errors=True)
+    work = work_folder(out)
+    shutil.rmtree(work / SCRATCH, ignore_errors=True)
+    folders = [work]
+    if isinstance(out, Path):
+        folders += [out / name for name in ("train", "val", "datasheet")]
     for pattern in _LITTER:
-        found = [*out.glob(pattern)]
-        for folder in (".build", "train", "val", "datasheet"):
-            found += (out / folder).rglob(pattern)
-        for path in found:
-            path.unlink(missing_ok=True)
+        found = [*out.glob(pattern)] if isinstance(out, Path) else []
+        for path in [*found, *(path for folder in folders for path in folder.rglob(pattern))]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
-def litter_removed(out: Path) -> Iterator[None]:
+def litter_removed(out: Place) -> Iterator[None]:
     """No litter of an earlier build at the start, none of workers that were stopped at the end."""
     remove_litter(out)
     try:

@@ -23,6 +23,7 @@ from pipelines.speed import Speed, measure_speed
 from pipelines.stages import Progress, scan_all
 from sarsense.config import BuildConfig
 from sarsense.errors import SarsenseError
+from sarsense.places import Place
 
 _START_SECONDS = 6.0
 """until the libraries are loaded and the workers are up"""
@@ -60,11 +61,11 @@ class Plan:
 
 def plan(
     sources: list[str],
-    out: Path,
+    out: Place,
     config: BuildConfig,
     workers: int,
     progress: Progress,
-    stats_from: Path | None,
+    stats_from: Place | None,
     companions: CompanionFiles,
     anew: bool,
 ) -> Plan:

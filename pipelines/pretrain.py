@@ -30,6 +30,7 @@ from dic3l.loggers import check_loggers
 from dic3l.stream import Stream
 from dic3l.trainer import STOPPING, Outcome, train
 from sarsense.corpus import Corpus, open_corpus
+from sarsense.places import Place
 from sarsense.shards import TileReader
 
 _PARENT = "DIC3L_PARENT"
@@ -40,7 +41,7 @@ _POLL_SECONDS = 0.1
 
 
 def pretrain(
-    corpus: Path,
+    corpus: Place,
     run: Path,
     config: Config,
     resume: str = "auto",
@@ -57,6 +58,8 @@ def pretrain(
     inside = "WORLD_SIZE" in os.environ
     if inside and nproc > 1:
         raise ConfigError("--nproc: torchrun already decides how many processes there are; leave it out")
+    if not isinstance(corpus, Path):
+        raise ConfigError(f"{corpus}: training reads tiles from a folder; copy the corpus to this machine first")
     check_loggers(config.train.logger_names)
     opened, tiles = _open(corpus)
     if inside or nproc == 1:
@@ -73,12 +76,12 @@ def pretrain(
     return None
 
 
-def draw_views(corpus: Path, config: Config, out_png: Path, count: int) -> None:
+def draw_views(corpus: Place, config: Config, out_png: Path, count: int) -> None:
     """A gallery of the views of the first train tiles. Raises ConfigError, Dic3lError, CorpusError."""
     gallery(_open(corpus)[1], config, out_png, count)
 
 
-def _open(corpus: Path) -> tuple[Corpus, TileReader]:
+def _open(corpus: Place) -> tuple[Corpus, TileReader]:
     opened = open_corpus(corpus)
     tiles = TileReader(opened, split="train", eight_bit=True)
     if not len(tiles):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from sarsense.errors import CorpusError, SettingError
 from sarsense.histogram import BIN_DB, LOWEST_DB, share_outside, trimmed
 from sarsense.measure import BandMeasurement
 from sarsense.normalize import GroupRange, MeasuredBand, fixed_range, group_ranges, scene_range
+from sarsense.places import Place
 from sarsense.scene import Band, Scene
 
 _MUCH = 0.01
@@ -49,7 +49,7 @@ class Ranges:
     """scenes, pixels, looks, and the histogram of despeckled dB"""
 
 
-def ranges_from(path: Path, config: BuildConfig) -> KnownRanges:
+def ranges_from(path: Place, config: BuildConfig) -> KnownRanges:
     """The ranges for `--stats-from`. Raises CorpusError, and SettingError where `config` asks for other ranges."""
     if config.normalization != "group":
         raise SettingError(

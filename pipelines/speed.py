@@ -27,6 +27,7 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import array_shape, with_columns
 from sarsense.cut import cut_scene, scene_id
 from sarsense.measure import measure_scene
+from sarsense.places import Place, work_folder
 from sarsense.samples import description
 from sarsense.scene import describe_scene
 from sarsense.shards import write_shard
@@ -50,7 +51,7 @@ class Speed:
     read: float | None
 
 
-def measure_speed(config: BuildConfig, out: Path) -> Speed:
+def measure_speed(config: BuildConfig, out: Place) -> Speed:
     """Takes a few seconds. Leaves nothing: `out` need not exist, and stays as it is."""
     one = replace(
         config, bands="single", polarisations=(), unit="dn", calibrate="none", spacing=None, allow_unplaced=True
@@ -59,7 +60,7 @@ def measure_speed(config: BuildConfig, out: Path) -> Speed:
         _try(one, config.tile_size, Path(scratch))
         tries = [_try(one, max(_SIDE, config.tile_size), Path(scratch)) for _ in range(_TRIES)]
     measure, cut, shard = (min(times) for times in zip(*tries, strict=True))  # others load the machine now and then
-    return Speed(measure, cut, shard, *_disk_speed(existing_parent(out)))
+    return Speed(measure, cut, shard, *_disk_speed(existing_parent(work_folder(out))))
 
 
 def _try(config: BuildConfig, side: int, scratch: Path) -> tuple[float, float, float]:

@@ -29,6 +29,7 @@ from sarsense.errors import SarsenseError
 from sarsense.files import as_bytes, read_json, read_table, write_table
 from sarsense.measure import Measurement
 from sarsense.normalize import enl_bias_db
+from sarsense.places import Place, shard_files
 from sarsense.scene import Scene
 from sarsense.shards import Shard
 from sarsense.sidecars import still_holds
@@ -248,7 +249,7 @@ def _contents(channels: list[Channel], config: BuildConfig) -> list[Channel]:
 
 def shard_all(
     tiles: pa.Table,
-    out: Path,
+    out: Place,
     config: BuildConfig,
     work: Path,
     runner: Runner,
@@ -301,10 +302,10 @@ def shard_all(
     return with_columns(tiles.take(pa.array(order)), placed), shards
 
 
-def _clear_other_plans(out: Path, work: Path, shards: set[str], identities: set[str]) -> None:
+def _clear_other_plans(out: Place, work: Path, shards: set[str], identities: set[str]) -> None:
     """Remove what an earlier, unfinished run with another plan left: its shards, their records, temporary files."""
-    for path in [*(out / "train").glob("*"), *(out / "val").glob("*")]:
-        if path.relative_to(out).as_posix() not in shards:
+    for relative, path in shard_files(out).items():
+        if relative not in shards:
             path.unlink()
     for path in (work / "shard").glob("*"):
         if path.stem not in identities:

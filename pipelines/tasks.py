@@ -21,14 +21,16 @@ from sarsense.dedup.speckle import same_speckle
 from sarsense.errors import CHANGED, RemoteError, SceneError
 from sarsense.files import atomic_write, read_table, write_json, write_table
 from sarsense.measure import measure_scene
+from sarsense.places import Place, place
 from sarsense.prepare import prepare_scene
+from sarsense.remote import Stamp
 from sarsense.samples import description
 from sarsense.scene import Scene, describe_scene
 from sarsense.shards import write_shard
 from sarsense.sidecars import consulting, stamp_of
 from sarsense.strip import Channel
 
-Stamps = list[tuple[str, list[int]]]
+Stamps = list[tuple[str, Stamp]]
 """files of the sources, and what `stamp_of` said of each when the build began"""
 
 
@@ -62,7 +64,7 @@ def cut_task(
 
 
 def shard_task(
-    root: Path,
+    root: Place,
     relative: str,
     split: str,
     plan: Path,
@@ -114,7 +116,9 @@ def print_task(tiles: list[tuple[str, int, float]], side: int, bits: int, out: P
 def read_codes(path: str, start: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A tile from a file of codes, or from a shard: the array that begins at byte `start`."""
     size = int(np.prod(shape)) * dtype.itemsize
-    with Path(path).open("rb") as file:
+    if not isinstance(where := place(path), Path):
+        return np.frombuffer(where.read_range(start, size), dtype).reshape(shape)
+    with where.open("rb") as file:
         file.seek(start)
         return np.frombuffer(file.read(size), dtype).reshape(shape)
 
@@ -137,7 +141,8 @@ def _record(
         raise  # reading errors are SceneErrors by now: this is our own disk, and no scene is to blame
     except Exception as error:
         value = {"refused": f"unexpected {type(error).__name__} while reading it: {error}"}
-    if any(stamp_of(path) != stamp for path, stamp in sources):
+    # of one that a server did not answer for, nobody said then what it was
+    if not value.get("again") and any(stamp and stamp_of(path) != stamp for path, stamp in sources):
         # also where it was refused: of a file that was moved away for a while, nothing that was found holds
         value = {"refused": f"{CHANGED}: {value.get('refused', 'still being written?')}", "again": True}
     write_json(result, {**value, **(more or {})})

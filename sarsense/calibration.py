@@ -6,6 +6,7 @@ over (line, pixel) of the raster. Which numbers, and where they stand, is the pr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sarsense.remote import is_remote
 from sarsense.sidecars import stamp_of
 
 NOISE_FLOOR = 0.1
@@ -103,7 +105,9 @@ def calibrate(
     """
     if not calibration.tables:
         return power * np.float32(calibration.gain), None
-    stamps = tuple(tuple(stamp_of(path)) for path in calibration.files)
+    # a store is asked once a minute, not with each strip
+    minute = int(time.monotonic() // 60)
+    stamps = tuple(_lately(path, minute) if is_remote(path) else tuple(stamp_of(path)) for path in calibration.files)
     gain, noise, rim = _tables(calibration, stamps)(row, row + power.shape[0], col + power.shape[1])
     gain = gain[:, col:] * np.float32(calibration.gain)
     if noise is None:
@@ -137,8 +141,13 @@ def border_noise(power: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return (columns < first[:, None]) | (columns > last[:, None])
 
 
+@lru_cache(maxsize=64)
+def _lately(path: str, _minute: int) -> tuple[int | str, ...]:
+    return tuple(stamp_of(path))
+
+
 @lru_cache(maxsize=8)
-def _tables(calibration: Calibration, _stamps: tuple[tuple[int, ...], ...]) -> RowTables:
+def _tables(calibration: Calibration, _stamps: tuple[tuple[int | str, ...], ...]) -> RowTables:
     """The tables, read once a process and state of their files, not once a strip."""
     from sarsense.products import radarsat, sentinel1_safe, terrasar
 

@@ -17,9 +17,11 @@ from typing import Any
 from sarsense.config import STATED_UNITS, StatedUnit
 from sarsense.errors import SarsenseError
 from sarsense.radiometry import POLARISATIONS
+from sarsense.stores import HTTP, PROTOCOLS
 
 CATALOGUE_SUFFIXES = frozenset([".json", ".geojson", ".csv", ".parquet", ".geoparquet"])
-_REMOTE = {"s3://": "/vsis3/", "gs://": "/vsigs/", "https://": "/vsicurl/https://", "http://": "/vsicurl/http://"}
+_REMOTE = {f"{scheme}://": protocol.gdal for scheme, protocol in PROTOCOLS.items()}
+_REMOTE |= {"https://": f"{HTTP}https://", "http://": f"{HTTP}http://"}
 _NO_DATA_ROLES = frozenset(["thumbnail", "overview", "metadata", "mask", "data-mask", "calibration", "noise", "visual"])
 _RASTER_ENDINGS = (".tif", ".tiff", ".vrt", ".jp2")
 _PLATFORMS = {"sentinel-1": "S1", "capella": "Capella", "umbra": "Umbra", "iceye": "ICEYE", "alos": "PALSAR"}

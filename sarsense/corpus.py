@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 from sarsense.errors import CorpusError
 from sarsense.files import atomic_write, read_json, write_json
 from sarsense.migrations import OLDEST, migrated
+from sarsense.places import Place, place, readable, shard_files, work_folder
 from sarsense.shards import Shard, verify_shard
 
 TABLES = ("tiles.parquet", "scenes.parquet", "duplicates.parquet")
@@ -148,7 +148,7 @@ DUPLICATE_SCHEMA = pa.schema([("kind", _TEXT), ("dropped", _TEXT), ("kept", _TEX
 class Corpus:
     """A finished corpus. Tables are read when they are asked for."""
 
-    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, root: Place, manifest: dict[str, Any]) -> None:
         self.root = root
         self.manifest = manifest
         self.name: str = manifest["name"]
@@ -180,14 +180,14 @@ class Corpus:
         return read_parquet(self.root / "duplicates.parquet")
 
 
-def open_corpus(path: str | Path) -> Corpus:
-    """The corpus in a folder; CorpusError where there is none, or one that is not finished."""
-    root = Path(path)
+def open_corpus(path: str | Place) -> Corpus:
+    """The corpus in a folder, or at a remote address; CorpusError where there is none, or one that is not finished."""
+    root = place(path)
     manifest = root / "corpus.json"
     if not manifest.is_file():
         if not root.is_dir():
             raise CorpusError(f"{root}: no such folder; `sarsense build SOURCE --out {root}` makes a corpus")
-        if (root / ".build").is_dir():
+        if work_folder(root).is_dir():
             raise CorpusError(
                 f"{root}: this build is not finished (no corpus.json); "
                 "run the same `sarsense build` command again, it goes on where it stopped"
@@ -253,32 +253,33 @@ def duplicate_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), DUPLICATE_SCHEMA)
 
 
-def write_tables(root: Path, tiles: pa.Table, scenes: pa.Table, duplicates: pa.Table) -> None:
+def write_tables(root: Place, tiles: pa.Table, scenes: pa.Table, duplicates: pa.Table) -> None:
     """tiles.parquet (GeoParquet 1.1), scenes.parquet and duplicates.parquet, each atomically."""
     _write_parquet(root / "tiles.parquet", _geo(tiles))
     _write_parquet(root / "scenes.parquet", scenes)
     _write_parquet(root / "duplicates.parquet", duplicates)
 
 
-def write_manifest(root: Path, manifest: dict[str, Any], shards: list[Shard]) -> None:
+def write_manifest(root: Place, manifest: dict[str, Any], shards: list[Shard]) -> None:
     """corpus.json: its presence says that everything else is there and whole. The tables are there already."""
     tables = {name: _sha256(root / name) for name in TABLES}
     whole = {**manifest, "format": FORMAT, "tables": tables, "shards": [asdict(shard) for shard in shards]}
     write_json(root / "corpus.json", whole)
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Place) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_parquet(path: Place, columns: list[str] | None = None) -> pa.Table:
     """A table of a corpus, or those of the columns that it has. CorpusError where it cannot be read."""
     try:
+        source = readable(path)
         if columns is not None:
-            known = set(pq.read_schema(path).names)
+            known = set(pq.read_schema(source).names)
             columns = [name for name in columns if name in known]
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(source, columns=columns)
     except FileNotFoundError as error:
         raise CorpusError(f"{path}: missing; a corpus has it, so it was removed: restore it or build again") from error
     except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -296,7 +297,7 @@ def with_missing_columns(table: pa.Table, schema: pa.Schema, wanted: Sequence[st
     return pa.table(columns, names=names, metadata=table.schema.metadata)
 
 
-def _write_parquet(path: Path, table: pa.Table) -> None:
+def _write_parquet(path: Place, table: pa.Table) -> None:
     with atomic_write(path) as file:
         pq.write_table(table, file, compression="zstd")
 
@@ -328,16 +329,19 @@ def _verify_table(corpus: Corpus, name: str) -> list[str]:
     return []
 
 
+def verify_tables(corpus: Corpus) -> list[str]:
+    """What about the tables is not as corpus.json says, as sentences."""
+    return [problem for name in TABLES for problem in _verify_table(corpus, name)]
+
+
 def verify_corpus(corpus: Corpus) -> list[str]:
     """Everything about a corpus that is not as it was written, as sentences; empty when all is well."""
-    problems = [problem for name in TABLES for problem in _verify_table(corpus, name)]
+    problems = verify_tables(corpus)
     rows: dict[str, list[dict[str, Any]]] = {shard.path: [] for shard in corpus.shards}
-    for folder in ("train", "val"):
-        for path in sorted((corpus.root / folder).glob("*")):
-            if (name := path.relative_to(corpus.root).as_posix()) not in rows:
-                problems.append(
-                    f"{name}: a file that corpus.json does not name; readers of {folder}/*.tar would take it"
-                )
+    for name in sorted(shard_files(corpus.root)):
+        if name not in rows:
+            folder = name.partition("/")[0]
+            problems.append(f"{name}: a file that corpus.json does not name; readers of {folder}/*.tar would take it")
     try:
         table = corpus.tiles(columns=["key", "shard", "offset", "content_hash", "split"])
     except CorpusError as error:

@@ -13,16 +13,25 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from sarsense.places import Place, scratch
+
 _FLUSH_BYTES = 16 * 2**20
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path`; on success fsync it and rename it to `path`, else remove it.
+def atomic_write(path: Place) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; on success fsync it and rename it to `path`, else remove it. Of a remote
+    one, a local file, which is sent.
 
     No two writers have one temporary name, be they threads, or processes of one number on two machines. An OSError
     names `path`, not the temporary.
     """
+    if not isinstance(path, Path):
+        with scratch(path) as folder:
+            with (folder / path.name).open("wb") as file:
+                yield file
+            path.put(folder / path.name)
+        return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     created = False
     try:
@@ -78,13 +87,13 @@ class _Flushed:
             self._settle()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Place, value: Any) -> None:
     """Write `value` as JSON with sorted keys and a final newline: same value, same bytes."""
     with atomic_write(path) as file:
         file.write((json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from sarsense.errors import NOT_FETCHED, RemoteError, SceneError
+from sarsense.errors import SceneError
 from sarsense.remote import is_remote
+from sarsense.vsi import RemoteRaster, remote_error, remote_settings
 
 _CACHE_BYTES, _MOST_CACHE_BYTES = 16 * 2**20, 512 * 2**20
 """of GDAL's blocks: as few as two rows of blocks, which the processor's own caches hold (with 128 MiB, reading tiles of
@@ -47,13 +48,15 @@ def open_raster(path: str) -> Iterator[tuple[Any, list[str]]]:
     _RASTERIO_LOG.addHandler(collector)
     _RASTERIO_LOG.propagate = False
     try:
+        settings: dict[str, Any] = remote_settings(path) if is_remote(path) else {}
         with (
             warnings.catch_warnings(),
             # GDAL's helper files (.aux.xml) beside the user's data would be a change of the input
-            rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_PAM_ENABLED="NO"),
+            rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_PAM_ENABLED="NO", **settings),
         ):
             warnings.simplefilter("ignore")  # NotGeoreferencedWarning: Scene.placed says the same
-            with rasterio.open(path) as dataset, rasterio.Env(GDAL_CACHEMAX=_cache_for(dataset)):
+            opened = RemoteRaster(path, collector.messages) if is_remote(path) else rasterio.open(path)
+            with closing(opened) as dataset, rasterio.Env(GDAL_CACHEMAX=_cache_for(dataset)):
                 yield dataset, collector.messages
     except (RasterioError, ValueError) as error:
         # a plain OSError inside the block is our own writing, a full disk for one: no fault of this raster
@@ -82,7 +85,7 @@ def _unreadable(path: str, error: BaseException) -> SceneError:
     if "not recognized as being in a supported file format" in reason:
         return SceneError("not a raster that GDAL knows; expected a GeoTIFF or the like, whatever the file's name says")
     if is_remote(path):
-        return RemoteError(f"{NOT_FETCHED}: {reason}; check its address")
+        return remote_error(path, reason)
     if "No such file or directory" in reason:
         return SceneError("no such file: it vanished, or a list names it wrongly")
     return SceneError(f"GDAL cannot read it, truncated or damaged: {reason}; fetch the file again")

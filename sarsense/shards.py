@@ -22,6 +22,7 @@ import numpy as np
 from sarsense.codes import as_8_bit, code_steps
 from sarsense.errors import ShardError
 from sarsense.files import atomic_write
+from sarsense.places import Place, RemotePath, local_copy
 
 if TYPE_CHECKING:
     from sarsense.corpus import Corpus
@@ -47,7 +48,7 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
 
 
 def write_shard(
-    root: Path, relative: str, split: str, samples: Iterable[tuple[str, np.ndarray, dict[str, Any]]]
+    root: Place, relative: str, split: str, samples: Iterable[tuple[str, np.ndarray, dict[str, Any]]]
 ) -> tuple[Shard, list[int]]:
     """Write a whole shard atomically; the shard, and the offset of each tile's first pixel in it.
 
@@ -103,7 +104,7 @@ class TileSpeckle:
 
 
 class TileReader:
-    """Random access to the tiles of a split of a local corpus.
+    """Random access to the tiles of a split of a corpus; of a remote one by a request a tile, for a few of them.
 
     Safe to use from several threads. Raises ShardError, naming the shard, where one is missing or shorter than
     the corpus says: a truncated shard is never a shorter epoch.
@@ -167,7 +168,25 @@ def tile_ids(keys: list[str]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
 
 
-def _map(path: Path, size: int) -> np.ndarray:
+class _RemoteBytes:
+    """The bytes of a remote shard: a slice is a request."""
+
+    def __init__(self, path: RemotePath) -> None:
+        self._path = path
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        try:
+            found = self._path.read_range(int(wanted.start), int(wanted.stop - wanted.start))
+        except FileNotFoundError as error:
+            raise ShardError(f"{self._path}: missing; a corpus has it: restore it or build again") from error
+        if len(found) != wanted.stop - wanted.start:
+            raise ShardError(f"{self._path}: ends before byte {wanted.stop}: truncated; run `sarsense shards verify`")
+        return np.frombuffer(found, np.uint8)
+
+
+def _map(path: Place, size: int) -> np.ndarray | _RemoteBytes:
+    if not isinstance(path, Path):
+        return _RemoteBytes(path)
     try:
         with path.open("rb") as file:
             found = path.stat().st_size
@@ -182,16 +201,23 @@ def _map(path: Path, size: int) -> np.ndarray:
 
 
 def verify_shard(
-    root: Path, shard: Shard, rows: list[dict[str, Any]], shape: tuple[int, ...], dtype: np.dtype
+    root: Place, shard: Shard, rows: list[dict[str, Any]], shape: tuple[int, ...], dtype: np.dtype
 ) -> list[str]:
     """Everything that is wrong with a shard, as sentences; empty when it is what the corpus says.
 
     `rows`: the shard's rows of tiles.parquet in order (key, offset, content_hash). Checks size, SHA-256, tar
     structure, order of keys, array headers, and each tile's own hash, so that the tile that changed is named.
     """
-    path = root / shard.path
-    if not path.is_file():
+    try:
+        with local_copy(root / shard.path) as path:
+            return _verify_file(path, shard, rows, shape, dtype)
+    except FileNotFoundError:
         return [f"{shard.path}: missing"]
+
+
+def _verify_file(
+    path: Path, shard: Shard, rows: list[dict[str, Any]], shape: tuple[int, ...], dtype: np.dtype
+) -> list[str]:
     problems: list[str] = []
     size = path.stat().st_size
     if size != shard.bytes:

@@ -19,7 +19,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from sarsense import remote
-from sarsense.errors import SceneError
+from sarsense.errors import RemoteError, SceneError
+from sarsense.remote import Stamp
 
 ZIP_PREFIX = "/vsizip/"
 
@@ -50,21 +51,25 @@ def consulting() -> Iterator[Consulted]:
         _consulted.reset(token)
 
 
-def still_holds(consulted: Consulted) -> bool:
-    """Whether each search would find the same file again, unchanged."""
+def still_holds(consulted: Consulted) -> bool | None:
+    """Whether each search would find the same file again, unchanged; None where the network does not say."""
     try:
         return all(
-            _find(path, folder, pattern) == found and stamp_of(found) == stamp
+            _find(path, folder, pattern) == found and _stamp_beside(found) == stamp
             for path, folder, pattern, found, stamp in consulted
         )
+    except RemoteError:
+        return None
     except (OSError, zipfile.BadZipFile):
         return False
 
 
-def stamp_of(path: str | None) -> list[int]:
-    """Size and time of a file (inside a zip: of the zip); empty where there is none."""
-    if path is None:
-        return []
+def stamp_of(path: str) -> Stamp:
+    """Size and time of a file (inside a zip: of the zip), of a remote one size and version; empty where there is none.
+
+    RemoteError where the network does not say."""
+    if remote.is_remote(path):
+        return remote.stamp(path)
     zipped = split_zip(path)
     try:
         facts = (zipped[0] if zipped else Path(path)).stat()
@@ -81,8 +86,15 @@ def find_beside(path: str, folder: str, pattern: str) -> str | None:
     except (OSError, zipfile.BadZipFile) as error:
         raise SceneError(f"the metadata beside it cannot be listed: {error}; fetch the product again") from error
     if (record := _consulted.get()) is not None:
-        record.append([path, folder, pattern, found, stamp_of(found)])
+        record.append([path, folder, pattern, found, _stamp_beside(found)])
     return found
+
+
+def _stamp_beside(found: str | None) -> Stamp:
+    """Of a file that was just found: of a remote one as its folder's list has it, which costs nothing more."""
+    if found is None:
+        return []
+    return remote.listed_stamp(found) if remote.is_remote(found) else stamp_of(found)
 
 
 def _find(path: str, folder: str, pattern: str) -> str | None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import glob
 import zipfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from sarsense.catalogue import CATALOGUE_SUFFIXES, Stated, gdal_path, read_catalogue
-from sarsense.errors import SarsenseError
-from sarsense.remote import files_under, is_remote, plain_path
+from sarsense.errors import RemoteError, SarsenseError
+from sarsense.remote import Stamp, files_under, is_remote, plain_path
 from sarsense.sidecars import ZIP_PREFIX, split_zip, stamp_of
 
 RASTER_SUFFIXES = frozenset(".tif .tiff .gtiff .png .jpg .jpeg .jp2 .bin .img .vrt .npy .nitf .ntf .h5 .nc".split())
 _NEEDS_HEADER = frozenset([".bin", ".img"])
+_ASKED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,25 @@ class SourceFile:
     """False for annotation, headers, read-me files and the like: what stands beside rasters"""
     stated: Stated = field(default_factory=Stated)
     """what the list says that names it"""
+    listed: Stamp | None = field(default=None, compare=False)
+    """its stamp, where the store's list told it together with its name"""
 
-    def stamp(self) -> list[int]:
-        """Size and time of the file: what is kept of it by an earlier build holds as long as these stay, and the
-        metadata that were consulted. A file that vanished has neither."""
-        return stamp_of(self.path)
+    def stamp(self) -> Stamp:
+        """Size and time of the file, or what a store has in their place: what is kept of it by an earlier build holds
+        as long as these stay, and the metadata that were consulted. Empty: it vanished, or cannot be asked for now."""
+        try:
+            return stamp_of(self.path) if self.listed is None else self.listed
+        except RemoteError:
+            return []
+
+
+def stamps(files: list[SourceFile]) -> list[Stamp]:
+    """Of each file; those for which a server has to be asked one by one are asked for some at once."""
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+        asked = {
+            file.path: threads.submit(file.stamp) for file in files if file.listed is None and is_remote(file.path)
+        }
+        return [asked[file.path].result() if file.path in asked else file.stamp() for file in files]
 
 
 def list_sources(sources: list[str], exclude: Path | None = None) -> list[SourceFile]:
@@ -129,8 +145,8 @@ def _remote_files(source: str, virtual: str) -> list[SourceFile]:
     if not paths:
         raise SarsenseError(f"{source}: nothing of this name in the store, or no right to list it")
     return [
-        SourceFile(path, relative, _has_raster_suffix(Path(relative)))
-        for path in paths
+        SourceFile(path, relative, _has_raster_suffix(Path(relative)), listed=listed)
+        for path, listed in paths.items()
         for relative in [path.removeprefix(f"{top}/") if path != top else PurePosixPath(path).name]
     ]
 

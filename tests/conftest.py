@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 import rasterio
 from hypothesis import settings
+
+from tests.object_store import ObjectStore, object_store
+
+os.environ["GDAL_HTTP_RETRY_DELAY"] = "0.05"  # what a server does not answer is soon asked again
 
 # the same examples in each run, so that a change is judged by itself; `--hypothesis-profile explore` looks further
 settings.register_profile("suite", deadline=None, derandomize=True)
@@ -77,3 +82,18 @@ def scene_file(tmp_path: Path) -> Callable[..., Path]:
         return write_raster(tmp_path / "in" / name, db.astype(np.float32), **settings)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def _one_store() -> Iterator[ObjectStore]:
+    with object_store() as store:
+        yield store
+
+
+@pytest.fixture
+def store(_one_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """An S3-speaking server, well-behaved at first, and the environment of who uses it."""
+    _one_store.behave()
+    for name, value in _one_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return _one_store

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from sarsense.codes import code_steps
 from sarsense.corpus import TABLES, Corpus, array_shape
 from sarsense.export.columns import describe
+from sarsense.places import readable
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
 PARQUET = "application/x-parquet"
@@ -148,7 +149,7 @@ def _splits() -> dict[str, Any]:
 
 
 def _tiles(corpus: Corpus) -> dict[str, Any]:
-    schema = pq.read_schema(corpus.root / "tiles.parquet")
+    schema = pq.read_schema(readable(corpus.root / "tiles.parquet"))
     fields = [field for column in schema if (field := _column_field(column, "tiles")) is not None]
     return {
         "@type": "cr:RecordSet",
@@ -200,7 +201,7 @@ def _samples(corpus: Corpus) -> dict[str, Any]:
     shape = " x ".join(map(str, array_shape(corpus.tile_shape)))
     steps = code_steps(8 * corpus.dtype.itemsize)
     columns = ("lo_db", "hi_db", "enl_bias_db")
-    schema = pq.read_schema(corpus.root / "tiles.parquet")
+    schema = pq.read_schema(readable(corpus.root / "tiles.parquet"))
     return {
         "@type": "cr:RecordSet",
         "@id": "samples",

@@ -26,6 +26,7 @@ import shapely
 from sarsense.corpus import TABLES, Corpus
 from sarsense.export.columns import describe
 from sarsense.export.ground import circular_extent, scene_ground
+from sarsense.places import readable
 
 STAC_VERSION = "1.1.0"
 EXTENSION = "https://stac-extensions.github.io/{}/schema.json"
@@ -202,7 +203,7 @@ def _assets(corpus: Corpus, base: str) -> dict[str, Any]:
     }
     for name in TABLES:
         path = corpus.root / name
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(readable(path))
         assets[name] = {
             "href": _href(base, name),
             "type": PARQUET,
@@ -210,7 +211,7 @@ def _assets(corpus: Corpus, base: str) -> dict[str, Any]:
             "roles": ["data" if name == "tiles.parquet" else "metadata"],
             "file:checksum": _SHA256 + corpus.manifest["tables"][name],
             "file:size": path.stat().st_size,
-            "table:row_count": pq.read_metadata(path).num_rows,
+            "table:row_count": pq.read_metadata(readable(path)).num_rows,
             "table:columns": [
                 {"name": column.name, "type": str(column.type)}
                 | ({"description": describe(column.name)} if name == "tiles.parquet" else {})

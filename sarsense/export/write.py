@@ -20,6 +20,7 @@ from sarsense.errors import SettingError
 from sarsense.export.croissant import croissant
 from sarsense.export.stac import ITEMS, stac, stac_items
 from sarsense.files import atomic_write, write_json
+from sarsense.places import Place
 
 _ROWS = 10_000
 """Items a row group: what is held in memory at once"""
@@ -57,17 +58,21 @@ ITEM_SCHEMA = pa.schema(
 """stac-geoparquet 1.1: properties are columns of their own"""
 
 
-def export(corpus: Corpus, out: Path, croissant_json: bool, stac_collection: bool) -> list[Path]:
+def export(corpus: Corpus, out: Place, croissant_json: bool, stac_collection: bool) -> list[Place]:
     """Write croissant.json and, or, collection.json with items.parquet into the folder `out`; the paths written.
 
-    Addresses in them are relative, from `out` to the corpus, so that both may move together. Raises SettingError where
+    Addresses in them are relative, from `out` to the corpus, so that both may move together; of a remote corpus that is
+    described elsewhere its own. Raises SettingError where
     neither is asked for.
     """
     if not (croissant_json or stac_collection):
         raise SettingError("--croissant, --stac: at least one of them expected, none found")
-    base = Path(os.path.relpath(corpus.root.resolve(), out.resolve())).as_posix()
-    base = "" if base == "." else f"{base}/"
-    written: list[Path] = []
+    if isinstance(corpus.root, Path) and isinstance(out, Path):
+        base = Path(os.path.relpath(corpus.root.resolve(), out.resolve())).as_posix()
+        base = "" if base == "." else f"{base}/"
+    else:
+        base = "" if out == corpus.root else f"{corpus.root}/"
+    written: list[Place] = []
     if croissant_json:
         write_json(out / "croissant.json", croissant(corpus, base))
         written.append(out / "croissant.json")
@@ -79,7 +84,7 @@ def export(corpus: Corpus, out: Path, croissant_json: bool, stac_collection: boo
     return written
 
 
-def _write_items(path: Path, collection: dict[str, Any], items: Iterator[dict[str, Any]]) -> None:
+def _write_items(path: Place, collection: dict[str, Any], items: Iterator[dict[str, Any]]) -> None:
     geo = {
         "version": "1.1.0",
         "primary_column": "geometry",

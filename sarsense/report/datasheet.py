@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from sarsense.codes import code_steps
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
 from sarsense.files import atomic_write
+from sarsense.places import Place
 from sarsense.report.classes import COLUMNS, spacing_names, with_classes
 from sarsense.report.counts import group_statistics
 from sarsense.report.markdown import code, markdown_table, plain
@@ -32,7 +32,7 @@ _LONGEST = 40
 """rows of a table; what is left is summed up in one more"""
 
 
-def write_datasheet(corpus: Corpus) -> list[Path]:
+def write_datasheet(corpus: Corpus) -> list[Place]:
     """Write README.md and its pictures into the corpus's folder; the paths written. Raises CorpusError without tiles,
     ShardError where a shard that a picture looks into is not there."""
     text = datasheet(corpus)

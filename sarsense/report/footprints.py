@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,13 @@ from matplotlib.lines import Line2D
 
 from sarsense.corpus import Corpus
 from sarsense.errors import CorpusError
+from sarsense.places import Place
 from sarsense.report.picture import DPI, check_picture, save
 
 _SPLIT_COLOURS = {"train": "#2b6ca3", "val": "#d1622b"}
 
 
-def footprint_map(corpus: Corpus, out_png: Path) -> None:
+def footprint_map(corpus: Corpus, out_png: Place) -> None:
     """Footprints by split on a graticule; a corpus of many far places also gets a panel for each cluster of them.
 
     The overview marks each cluster; up to six clusters, the largest first, are drawn true to shape beside it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 
 from sarsense.codes import decode
 from sarsense.corpus import Corpus
+from sarsense.places import Place
 from sarsense.report.counts import group_statistics
 from sarsense.report.picture import DPI, check_picture, require_tiles, save
 from sarsense.shards import TileReader
@@ -27,7 +27,7 @@ _AXIS = {
 _VALID = np.arange(1, 256, dtype=np.uint8)
 
 
-def histogram_figure(corpus: Corpus, out_png: Path) -> None:
+def histogram_figure(corpus: Corpus, out_png: Place) -> None:
     """Histograms of dB by group and channel, out of up to 400 tiles of each, with the range that becomes the codes.
 
     dB are decoded from the codes, with the scenes' speckle bias taken off where the codes have it off: so the ends pile
@@ -58,7 +58,7 @@ def histogram_figure(corpus: Corpus, out_png: Path) -> None:
     save(figure, out_png)
 
 
-def statistics_figure(corpus: Corpus, out_png: Path) -> None:
+def statistics_figure(corpus: Corpus, out_png: Place) -> None:
     """The despeckled dB that the range of each group was measured on, and that range: from the ground's percentiles
     to the range's ends is what speckle was given."""
     check_picture(out_png)

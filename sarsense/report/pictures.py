@@ -6,7 +6,6 @@ million footprints.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from sarsense.corpus import Corpus
+from sarsense.places import Place, readable
 from sarsense.report.footprints import footprint_map
 from sarsense.report.histograms import statistics_figure
 from sarsense.report.picture import DPI, save
@@ -46,7 +46,7 @@ def pictures_of(corpus: Corpus) -> dict[str, str]:
     return pictures
 
 
-def draw_pictures(corpus: Corpus) -> list[Path]:
+def draw_pictures(corpus: Corpus) -> list[Place]:
     """Draw the pictures into the corpus's folder; the paths written."""
     wanted = pictures_of(corpus)
     large = len(corpus.tiles(columns=["split"])) > LARGE
@@ -77,10 +77,10 @@ class _Sample(Corpus):
         return table if split is None else table.filter(pc.field("split") == split)
 
 
-def _rows(path: Path, wanted: np.ndarray) -> pa.Table:
+def _rows(path: Place, wanted: np.ndarray) -> pa.Table:
     """The rows of these ascending numbers, read batch by batch: all columns of all rows would be half a gigabyte."""
     found, start = [], 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(readable(path)) as file:
         for batch in file.iter_batches(_BATCH):
             inside = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
             found.append(batch.take(pa.array(inside)))
@@ -88,7 +88,7 @@ def _rows(path: Path, wanted: np.ndarray) -> pa.Table:
         return pa.Table.from_batches(found, file.schema_arrow)
 
 
-def _density_map(corpus: Corpus, out_png: Path) -> None:
+def _density_map(corpus: Corpus, out_png: Place) -> None:
     """Tiles by cell, on a graticule, true to shape at the middle of the map."""
     table = corpus.tiles(columns=["lon", "lat"])
     lon, lat = (table[name].to_numpy().astype(np.float64) for name in ("lon", "lat"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from sarsense.corpus import Corpus
 from sarsense.errors import SettingError
+from sarsense.places import Place
 from sarsense.report.picture import DPI, check_picture, require_tiles, save
 from sarsense.shards import TileReader
 
@@ -22,7 +22,7 @@ _MAX_COUNT, _MAX_COLUMNS = 400, 40
 """of a sheet: larger ones are too large a picture for most programs"""
 
 
-def contact_sheet(corpus: Corpus, out_png: Path, count: int = 24, columns: int = 6, seed: int = 0) -> None:
+def contact_sheet(corpus: Corpus, out_png: Place, count: int = 24, columns: int = 6, seed: int = 0) -> None:
     """A sheet of `count` tiles spread evenly over groups, and inside a group over scenes, drawn by `seed`.
 
     Grey: black is the group's lower end, white its upper end, what a network sees; no data is blue. Each caption says
