@@ -20,7 +20,6 @@ import typer
 
 from dic3l import config as settings
 from sarsense.config import CONVENTIONS, STATED_UNITS, BuildConfig
-from sarsense.places import RemotePath, place
 
 if TYPE_CHECKING:
     from pipelines.companions import CompanionFiles
@@ -52,8 +51,20 @@ _SOURCES = typer.Argument(
     help="Files, folders (searched to the bottom), zips (also as /vsizip/), globs, s3:// gs:// az:// prefixes, "
     "https:// files, or a list of scenes: STAC (JSON), CSV, Parquet.",
 )
+_Place = Any
+"""a folder or remote address, as `sarsense.places` reads it: typer takes no union of types"""
+
+
+def _parse_place(text: str) -> _Place:
+    from sarsense.places import place
+
+    return place(text)
+
+
 _CORPUS = typer.Argument(
-    metavar="CORPUS", parser=place, help="Folder of a finished corpus, or its address: s3:// gs:// az:// https://."
+    metavar="CORPUS",
+    parser=_parse_place,
+    help="Folder of a finished corpus, or its address: s3:// gs:// az:// https://.",
 )
 _JSON = typer.Option("--json", help="Print JSON for machines.")
 _CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, beta0, gamma0; none: digital numbers."
@@ -180,10 +191,10 @@ def _scan(
 def _build(
     sources: Annotated[list[str], _SOURCES],
     out: Annotated[
-        Path | RemotePath,
+        _Place,
         typer.Option(
             metavar="PATH",
-            parser=place,
+            parser=_parse_place,
             help="Folder of the corpus: new, empty, or of an unfinished build; or s3:// gs:// az:// and a prefix.",
         ),
     ],
@@ -196,10 +207,10 @@ def _build(
     content: Annotated[_Content, typer.Option(help=_CONTENT_HELP)] = _Content.speckled,
     normalization: Annotated[_Normalization, typer.Option(help=_NORMALIZATION_HELP)] = _Normalization.group,
     stats_from: Annotated[
-        Path | RemotePath | None,
+        _Place | None,
         typer.Option(
             metavar="PATH",
-            parser=place,
+            parser=_parse_place,
             help="A finished corpus whose dB ranges are taken, so that codes are comparable.",
         ),
     ] = None,
@@ -275,6 +286,7 @@ def _build(
     from pipelines.progress import show_progress
     from sarsense.corpus import open_corpus
     from sarsense.dedup.leakage import parse_distance
+    from sarsense.places import place
     from sarsense.report.datasheet import is_current, write_datasheet
 
     if reshard and refresh_stats:
@@ -314,7 +326,7 @@ def _build(
     if work is not None:
         if isinstance(out, Path):
             raise typer.BadParameter("of a remote --out; a folder keeps its records itself", param_hint="--work")
-        out = RemotePath(out.path, work.absolute())
+        out = place(str(out), work)
     anew = "stats" if refresh_stats else "shards" if reshard else None
     companions = CompanionFiles(val_region, val_scenes, exclude_near)
     count = default_workers() if workers is None else workers
@@ -365,7 +377,7 @@ def _print_plan(
 
 @sarsense_app.command("stats")
 def _stats(
-    corpus: Annotated[Path | RemotePath, _CORPUS],
+    corpus: Annotated[_Place, _CORPUS],
     plot: Annotated[
         Path | None, typer.Option(help="Write the despeckled histogram and the range of each group to this PNG.")
     ] = None,
@@ -394,9 +406,9 @@ def _stats(
 
 @sarsense_app.command("diff")
 def _diff(
-    a: Annotated[Path | RemotePath, typer.Argument(metavar="A", parser=place, help="A finished corpus.")],
+    a: Annotated[_Place, typer.Argument(metavar="A", parser=_parse_place, help="A finished corpus.")],
     b: Annotated[
-        Path | RemotePath, typer.Argument(metavar="B", parser=place, help="Another, or a later state of the same.")
+        _Place, typer.Argument(metavar="B", parser=_parse_place, help="Another, or a later state of the same.")
     ],
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -442,7 +454,7 @@ def _merge(
 
 @sarsense_app.command("export")
 def _describe(
-    corpus: Annotated[Path | RemotePath, _CORPUS],
+    corpus: Annotated[_Place, _CORPUS],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the descriptions; default: the corpus itself.")
     ] = None,
@@ -460,7 +472,7 @@ def _describe(
 
 @shards_app.command("ls")
 def _shards_ls(
-    corpus: Annotated[Path | RemotePath, _CORPUS],
+    corpus: Annotated[_Place, _CORPUS],
     split: Annotated[_Split | None, typer.Option(help="Tiles of one split; default: both.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Tiles to list; 0: all.")] = 20,
     as_json: Annotated[bool, _JSON] = False,
@@ -481,7 +493,7 @@ def _shards_ls(
 
 @shards_app.command("stats")
 def _shards_stats(
-    corpus: Annotated[Path | RemotePath, _CORPUS],
+    corpus: Annotated[_Place, _CORPUS],
     plot: Annotated[Path | None, typer.Option(help="Write dB histograms by group to this PNG.")] = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -507,7 +519,7 @@ def _shards_stats(
 
 @shards_app.command("show")
 def _shards_show(
-    corpus: Annotated[Path | RemotePath, _CORPUS],
+    corpus: Annotated[_Place, _CORPUS],
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG of the contact sheet.")] = Path("contact-sheet.png"),
     footprints: Annotated[Path | None, typer.Option(help="Also write a map of the footprints to this PNG.")] = None,
     count: Annotated[int, typer.Option(help="Tiles on the sheet.")] = 24,
@@ -677,7 +689,7 @@ _OTHER_SETTINGS = "\n\n".join(
 
 @dic3l_app.command("pretrain", epilog=_OTHER_SETTINGS)
 def _pretrain(
-    corpus: Annotated[Path | RemotePath, _CORPUS],
+    corpus: Annotated[_Place, _CORPUS],
     out: Annotated[Path, typer.Option(help="Folder of the run: new, or of a run to go on with.")],
     preset: Annotated[str, typer.Option(help=_PRESET_HELP)] = settings.DEFAULT_PRESET,
     config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
@@ -756,7 +768,7 @@ def _print_pretrain(outcome: Any, run: Path) -> None:
 
 @dic3l_app.command("views")
 def _views(
-    corpus: Annotated[Path | RemotePath, _CORPUS],
+    corpus: Annotated[_Place, _CORPUS],
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("views.png"),
     preset: Annotated[str, typer.Option(help=_PRESET_HELP)] = settings.DEFAULT_PRESET,
     config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,

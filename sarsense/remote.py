@@ -78,7 +78,8 @@ def stamp(path: str) -> Stamp:
         if path.startswith(HTTP):
             return _http_stamp(path)
         store, url = _store(path)
-        return _stamp(patiently(lambda: store.info(url), url))
+        facts = patiently(lambda: store.info(url), url)
+        return [] if facts.get("type") == "directory" else _stamp(facts)
     except FileNotFoundError:
         return []
 

@@ -188,7 +188,7 @@ def test_what_reads_a_corpus_reads_a_remote_one(scenes, reference, store: Object
     done = subprocess.run(
         [*trained, "pretrain", str(out), "--out", str(tmp_path / "run")], capture_output=True, text=True
     )
-    assert done.returncode == 1 and "copy the corpus to this machine first" in done.stderr
+    assert done.returncode == 2 and "copy the corpus to this machine first" in done.stderr
 
 
 def test_damage_to_a_remote_corpus_is_found(scenes, store: ObjectStore, out: RemotePath):
