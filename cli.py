@@ -23,6 +23,7 @@ from sarsense.config import CONVENTIONS, STATED_UNITS, BuildConfig
 
 if TYPE_CHECKING:
     from pipelines.companions import CompanionFiles
+    from sarsense.places import Place
 
 _BUILD = BuildConfig()
 
@@ -352,10 +353,10 @@ def _build(
 
 def _print_plan(
     sources: list[str],
-    out: Path | RemotePath,
+    out: Place,
     config: BuildConfig,
     workers: int,
-    stats_from: Path | RemotePath | None,
+    stats_from: Place | None,
     companions: CompanionFiles,
     anew: bool,
     as_json: bool,
