@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,15 +20,15 @@ import pyarrow as pa
 from pipelines.cluster import Runner
 from pipelines.entries import Entry, identity_hash, why_no_tile
 from pipelines.stacks import join_stacks, refuse_broken
-from pipelines.tasks import cut_task, measure_task, prepare_task, scan_task, shard_task
+from pipelines.tasks import MeasuredPart, cut_task, measure_task, prepare_task, scan_task, shard_task
 from sarsense.codes import code_dtype
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, array_shape, with_columns
-from sarsense.cut import scene_digest, scene_id
+from sarsense.cut import parts_to_cut, scene_digest, scene_id
 from sarsense.dedup.exact import duplicate_row, exact_duplicates
-from sarsense.errors import SarsenseError
+from sarsense.errors import SarsenseError, SceneError
 from sarsense.files import as_bytes, read_json, read_table, write_table
-from sarsense.measure import Measurement
+from sarsense.measure import BandPart, Measurement, joined, parts_of
 from sarsense.normalize import enl_bias_db
 from sarsense.places import Place, shard_files
 from sarsense.scene import Scene
@@ -53,12 +54,18 @@ class Progress(Protocol):
         ...
 
 
+Job = tuple[Entry, Path, tuple[Any, ...]]
+"""whose it is, its result, and its arguments before that"""
+_OF_A_HASH = 0.2
+"""what it takes to hash a pixel, of what it takes to measure it"""
+
+
 def run_stage(
     name: str,
     runner: Runner,
     progress: Progress,
     task: Callable[..., None],
-    jobs: list[tuple[Entry, Path, tuple[Any, ...]]],
+    jobs: list[Job],
     costs: list[float] | None = None,
 ) -> list[tuple[Entry, dict[str, Any]]]:
     """Run `task(*arguments, result)` for the jobs whose result is not there yet; entry and result of those that
@@ -138,17 +145,41 @@ def prepare_all(entries: list[Entry], work: Path, runner: Runner, progress: Prog
 
 
 def measure_all(entries: list[Entry], work: Path, runner: Runner, progress: Progress) -> None:
-    jobs, costs = [], []
+    """A large scene in parts, which workers share; its hash, which takes all rows in order, is a task of its own."""
+    jobs: list[Job] = []
+    costs: list[float] = []
     for entry in entries:
-        if entry.scene is not None:
-            identity = [entry.scene.to_json(), entry.stamp, entry.consulted]
-            jobs.append((entry, work / "measure" / f"{identity_hash(identity)}.json", (entry.scene, entry.stamps())))
-            costs.append(_pixels(entry))
+        if (scene := entry.scene) is not None:
+            ranges = parts_of(scene)
+            parts: list[MeasuredPart] = ["hash", *ranges] if len(ranges) > 1 else [None]
+            for part in parts:
+                identity = [scene.to_json(), entry.stamp, entry.consulted, part]
+                result = work / "measure" / f"{identity_hash(identity)}.json"
+                jobs.append((entry, result, (scene, part, entry.stamps())))
+                share = (part[1] - part[0]) / scene.height if isinstance(part, tuple) else 1.0
+                costs.append(_pixels(entry) * (share if part != "hash" else _OF_A_HASH))
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for entry, value in run_stage("measure", runner, progress, measure_task, jobs, costs):
-        assert entry.scene is not None
-        entry.measurement = Measurement.from_json(value["measurement"])
-        entry.identity = scene_id(entry.scene, entry.measurement)
+        found[id(entry)].append(value)
+    for entry in entries:
+        if (scene := entry.scene) is None or not found[id(entry)] or entry.reason:
+            continue
+        try:
+            entry.measurement = _measurement(scene, found[id(entry)])
+        except SceneError as error:
+            entry.refuse(str(error))
+            continue
+        entry.identity = scene_id(scene, entry.measurement)
         entry.status = "used"
+
+
+def _measurement(scene: Scene, found: list[dict[str, Any]]) -> Measurement:
+    """Of what the tasks of a scene say: all at once, or its hash and its parts. SceneError."""
+    first, *parts = found
+    if "measurement" in first:
+        return Measurement.from_json(first["measurement"])
+    bands = [[BandPart.from_json(band) for band in part["bands"]] for part in parts]
+    return joined(scene, first["content_hash"], bands)
 
 
 def _pixels(entry: Entry) -> float:
@@ -204,24 +235,32 @@ def cut_all(
     progress: Progress,
 ) -> None:
     decisive = [getattr(config, name) for name in _CUTS]
-    jobs, costs = [], []
+    jobs: list[Job] = []
+    costs: list[float] = []
     for entry in entries:
         if entry.status == "used" and not entry.follows:
             stacks = channels_of(entry, config)
             contents = [member.measurement.content_hash for member in entry.stack or [entry] if member.measurement]
-            stem = identity_hash([[[asdict(channel) for channel in one] for one in stacks], contents, decisive])
-            codes = work / "cut" / f"{stem}.codes"
-            if not (codes.exists() and codes.with_suffix(".arrow").exists()):
-                codes.with_suffix(".json").unlink(missing_ok=True)  # a kill while a finished build tidied up
+            channels = [[asdict(channel) for channel in one] for one in stacks]
             sources = [stamp for member in entry.stack or [entry] for stamp in member.stamps()]
-            jobs.append((entry, codes.with_suffix(".json"), (stacks, entry.identity, config, sources, codes)))
-            costs.append(_pixels(entry))
-    results = {id(entry): result for entry, result, _ in jobs}
+            parts = parts_to_cut(stacks[0][0].scene, config)
+            for part in parts:
+                codes = work / "cut" / f"{identity_hash([channels, contents, decisive, part])}.codes"
+                if not (codes.exists() and codes.with_suffix(".arrow").exists()):
+                    codes.with_suffix(".json").unlink(missing_ok=True)  # a kill while a finished build tidied up
+                arguments = (stacks, entry.identity, config, part, sources, codes)
+                jobs.append((entry, codes.with_suffix(".json"), arguments))
+                costs.append(_pixels(entry) * (part[1] - part[0]) / parts[-1][1])
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for entry, value in run_stage("cut", runner, progress, cut_task, jobs, costs):
-        entry.cut = {name: value[name] for name in ("no_data", "flat")}
-        entry.tiles = read_table(results[id(entry)].with_suffix(".arrow"))
-        if not value["tiles"]:
-            entry.refuse(why_no_tile(value, config))
+        found[id(entry)].append(value)
+    for entry in entries:
+        if entry.status == "used" and (values := found[id(entry)]):
+            entry.cut = {name: sum(value[name] for value in values) for name in ("no_data", "flat")}
+            tiles = pa.concat_tables([read_table(work / "cut" / f"{value['table']}.arrow") for value in values])
+            entry.tiles = tiles
+            if not len(tiles):
+                entry.refuse(why_no_tile(entry.cut, config))
     refuse_broken(entries)
 
 

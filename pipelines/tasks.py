@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from sarsense.dedup.perceptual import Fingerprints
 from sarsense.dedup.speckle import same_speckle
 from sarsense.errors import CHANGED, RemoteError, SceneError
 from sarsense.files import atomic_write, read_table, write_json, write_table
-from sarsense.measure import measure_scene
+from sarsense.measure import content_hash, measure_part, measure_scene
 from sarsense.places import Place, place
 from sarsense.prepare import prepare_scene
 from sarsense.remote import Stamp
@@ -32,6 +32,8 @@ from sarsense.strip import Channel
 
 Stamps = list[tuple[str, Stamp]]
 """files of the sources, and what `stamp_of` said of each when the build began"""
+MeasuredPart = tuple[int, int] | Literal["hash"] | None
+"""rows of a scene; what alone needs all of them, one after the other; the scene"""
 
 
 def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, sources: Stamps, result: Path) -> None:
@@ -48,17 +50,32 @@ def prepare_task(scene: Scene, sources: Stamps, out: Path, result: Path) -> None
     _record(result, lambda: {"scene": prepare_scene(scene, out).to_json()}, sources)
 
 
-def measure_task(scene: Scene, sources: Stamps, result: Path) -> None:
-    _record(result, lambda: {"measurement": measure_scene(scene).to_json()}, sources)
+def measure_task(scene: Scene, part: MeasuredPart, sources: Stamps, result: Path) -> None:
+    """Measure a scene, or a part of it, or only hash it."""
+
+    def measure() -> dict[str, Any]:
+        if part is None:
+            return {"measurement": measure_scene(scene).to_json()}
+        if part == "hash":
+            return {"content_hash": content_hash(scene)}
+        return {"bands": [band.to_json() for band in measure_part(scene, *part)]}
+
+    _record(result, measure, sources)
 
 
 def cut_task(
-    stacks: list[list[Channel]], identity: str, config: BuildConfig, sources: Stamps, codes: Path, result: Path
+    stacks: list[list[Channel]],
+    identity: str,
+    config: BuildConfig,
+    part: tuple[int, int],
+    sources: Stamps,
+    codes: Path,
+    result: Path,
 ) -> None:
     def cut() -> dict[str, Any]:
-        found = cut_scene(stacks, identity, config, codes)
+        found = cut_scene(stacks, identity, config, codes, part)
         write_table(result.with_suffix(".arrow"), found.tiles)
-        return {"tiles": len(found.tiles), "no_data": found.no_data, "flat": found.flat}
+        return {"table": result.stem, "no_data": found.no_data, "flat": found.flat}
 
     _record(result, cut, sources)
 

@@ -19,8 +19,8 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import CUT_SCHEMA, footprint_wkb
 from sarsense.dedup.fingerprint import MIN_BLOCK, fingerprint
 from sarsense.files import atomic_write
-from sarsense.measure import Measurement
-from sarsense.raster import open_raster
+from sarsense.measure import PART_PIXELS, Measurement
+from sarsense.raster import open_raster, strips
 from sarsense.scene import Scene
 from sarsense.shards import tile_hash
 from sarsense.strip import Channel, StripReader
@@ -53,14 +53,28 @@ def scene_id(scene: Scene, measurement: Measurement) -> str:
     return f"{scene.name}-{scene_digest(scene, measurement)[:12]}"
 
 
-def cut_scene(stacks: Sequence[Sequence[Channel]], identity: str, config: BuildConfig, codes_path: Path) -> CutTiles:
+def parts_to_cut(scene: Scene, config: BuildConfig) -> list[tuple[int, int]]:
+    """First and last (exclusive) of the rows of windows that one task cuts: of a large scene several."""
+    windows = len(grid(scene.height, config.tile_size, config.step))
+    return list(strips(windows, max(PART_PIXELS // (scene.width * config.step), 1)))
+
+
+def cut_scene(
+    stacks: Sequence[Sequence[Channel]],
+    identity: str,
+    config: BuildConfig,
+    codes_path: Path,
+    part: tuple[int, int] | None = None,
+) -> CutTiles:
     """Write the codes of the accepted tiles, one after the other, to `codes_path`; return what is known of them.
+
+    part: of `parts_to_cut`; None: the whole scene.
 
     `stacks`: the channels of each tile in order, a stack after the other; one of them all in most corpora. All lie on
     one grid. `identity`: of the scene, in the tiles' keys. Windows lie on a grid from the scene's first pixel on.
     Raises SceneError when a block cannot be read.
     """
-    cutter = _Cutter(stacks[0][0].scene, identity, config)
+    cutter = _Cutter(stacks[0][0].scene, identity, config, part)
     with ExitStack() as opened, atomic_write(codes_path) as file:
         paths = {channel.scene.path for channels in stacks for channel in channels}
         datasets = {path: opened.enter_context(open_raster(path))[0] for path in sorted(paths)}
@@ -73,10 +87,10 @@ def cut_scene(stacks: Sequence[Sequence[Channel]], identity: str, config: BuildC
 class _Cutter:
     """Collects the tiles and the refusals of a scene, stack after stack."""
 
-    def __init__(self, scene: Scene, identity: str, config: BuildConfig) -> None:
+    def __init__(self, scene: Scene, identity: str, config: BuildConfig, part: tuple[int, int] | None) -> None:
         self._scene, self._identity, self._config = scene, identity, config
         self._cols = grid(scene.width, config.tile_size, config.step).tolist()
-        self._tops = grid(scene.height, config.tile_size, config.step).tolist()
+        self._tops = grid(scene.height, config.tile_size, config.step).tolist()[slice(*part or (None, None))]
         self._columns: dict[str, list[Any]] = defaultdict(list)
         self._written = 0
         self.no_data = self.flat = 0

@@ -92,8 +92,8 @@ def trimmed(histogram: np.ndarray) -> tuple[int, tuple[int, ...]]:
     return int(filled[0]), tuple(histogram[filled[0] : filled[-1] + 1].tolist())
 
 
-def whole(first_bin: int, counts: tuple[int, ...] | list[int]) -> np.ndarray:
-    """Counts (int64, `BINS`) of what `trimmed` returned."""
-    histogram = np.zeros(BINS, np.int64)
+def whole(first_bin: int, counts: tuple[int, ...] | list[int], bins: int = BINS) -> np.ndarray:
+    """Counts (int64, `bins`) of what `trimmed` returned."""
+    histogram = np.zeros(bins, np.int64)
     histogram[first_bin : first_bin + len(counts)] = counts
     return histogram

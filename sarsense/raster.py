@@ -103,20 +103,23 @@ def stored_dtype(dataset: Any, band: int) -> np.dtype:
     return np.dtype("complex64" if name == "complex_int16" else name)
 
 
-def bands_of_rows(dataset: Any, band: int, rows: int, pixels: int) -> Iterator[tuple[int, np.ndarray]]:
-    """All rows of a band from top to bottom, in pieces of a multiple of `rows` (but for the last) and of some `pixels`:
-    first row and values, rows x columns, which hold until the next piece is asked for. Reads whole rows of blocks, so
-    that none is fetched or unpacked twice."""
+def bands_of_rows(
+    dataset: Any, band: int, rows: int, pixels: int, start: int, stop: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows start..stop (exclusive) of a band from top to bottom, in pieces of a multiple of `rows` (but for the last)
+    and of some `pixels`: first row and values, rows x columns, which hold until the next piece is asked for. Reads
+    whole rows of blocks, so that none is fetched or unpacked twice."""
     height = dataset.block_shapes[band - 1][0]
     a_read = max(pixels // dataset.width, 1)
     if height <= 4 * a_read:  # else a block is most of the raster: GDAL keeps it, and we take what we need
         a_read = max(a_read // height, 1) * height
-    buffer = np.empty((rows + min(a_read, dataset.height), dataset.width), stored_dtype(dataset, band))
+    buffer = np.empty((rows + min(a_read, stop - start), dataset.width), stored_dtype(dataset, band))
     rest = 0  # rows at the start of the buffer that did not fill a piece
-    for first, last in strips(dataset.height, a_read):
+    for edge in range(start // a_read * a_read, stop, a_read):
+        first, last = max(edge, start), min(edge + a_read, stop)
         there = rest + last - first
         read_rows(dataset, band, first, last, out=buffer[rest:there])
-        whole = there if last == dataset.height else there // rows * rows
+        whole = there if last == stop else there // rows * rows
         if whole:
             yield first - rest, buffer[:whole]
         rest = there - whole

@@ -23,6 +23,7 @@ BLOCK = 7
 _EDGES = np.geomspace(1e-6, 50.0, 2401)
 """of the bins of both statistics"""
 _BINS = bins_between(_EDGES)
+BLOCK_BINS = _BINS.number
 _PIXELS = float(BLOCK * BLOCK)
 _FREEDOM = _PIXELS - 3.0
 _OFFSETS = float(BLOCK * (BLOCK * (BLOCK**2 - 1) // 12))
@@ -62,7 +63,7 @@ class BlockStatistics:
         if log is None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 log = np.log(power)
-        self.apart = self.apart or (BlockStatistics(), BlockStatistics())
+        self.apart = self.apart or _none_apart()
         sums = np.empty((6, power.shape[1]))
         for spacing, statistics in enumerate((self, *self.apart), 1):
             rows, cols = power.shape[0] // (spacing * BLOCK), power.shape[1] // (spacing * BLOCK)
@@ -70,6 +71,20 @@ class BlockStatistics:
             number = _statistics(power, log, spacing, sums, found)
             for values, histogram in zip(found[:, :number], (statistics.cv2, statistics.log_variance), strict=True):
                 count(values, _BINS, histogram)
+
+    def counts(self) -> list[np.ndarray]:
+        """All histograms, in one order."""
+        return [counts for one in (self, *(self.apart or _none_apart())) for counts in (one.cv2, one.log_variance)]
+
+    @classmethod
+    def of(cls, counts: list[np.ndarray]) -> BlockStatistics:
+        """What has these `counts`."""
+        first, *apart = (cls(*pair) for pair in zip(counts[::2], counts[1::2], strict=True))
+        return cls(first.cv2, first.log_variance, tuple(apart))
+
+
+def _none_apart() -> tuple[BlockStatistics, ...]:
+    return BlockStatistics(), BlockStatistics()
 
 
 @dataclass(frozen=True)

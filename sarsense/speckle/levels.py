@@ -24,15 +24,17 @@ class LevelHistogram:
     write it, `add` that it is there, `counts` ends the scene. Borders are mirrored; masked pixels (NaN) weigh nothing
     in their neighbours' windows, and are not counted."""
 
-    def __init__(self, rows: int, width: int) -> None:
-        """rows: that are added at a time, at most."""
+    def __init__(self, rows: int, width: int, above: np.ndarray | None = None) -> None:
+        """rows: that are added at a time, at most; above: of a part of a scene that begins at an even row of it, the
+        `HALO` rows of power before."""
         # the last rows of what came before, the new ones, and in the end mirrored ones
         self._lines = np.zeros((2 * HALO + max(rows, HALO), width), np.float32)
         self._sums = np.zeros((2, width + 2 * HALO), np.float32)
         self._mean = np.zeros(width, np.float32)
         self._counts = np.zeros((_LANES, BINS), np.int64)
         self._seen = 0
-        self._masked = False
+        self._masked = above is not None and bool(np.isnan(above).any())
+        self._above = above
 
     def room(self, rows: int) -> np.ndarray:
         """float32 (rows, width), for the next rows of power."""
@@ -42,16 +44,18 @@ class LevelHistogram:
         """Count the levels that the rows in `room` make known. masked: some of their pixels are NaN."""
         lines = self._lines
         if self._seen == 0:
-            lines[HALO : 2 * HALO] = lines[2 * HALO : 3 * HALO][::-1]
+            lines[HALO : 2 * HALO] = lines[2 * HALO : 3 * HALO][::-1] if self._above is None else self._above
         self._count(0 if self._seen == 0 else self._seen - HALO, self._seen + rows - HALO, masked or self._masked)
         lines[: 2 * HALO] = lines[rows : rows + 2 * HALO].copy()
         self._seen += rows
         self._masked = masked
 
-    def counts(self) -> np.ndarray:
-        """int64 (`BINS`,): of the scene whose last row was added."""
-        self._lines[2 * HALO : 3 * HALO] = self._lines[HALO : 2 * HALO][::-1]
-        self._count(self._seen - HALO, self._seen, self._masked)
+    def counts(self, below: np.ndarray | None = None) -> np.ndarray:
+        """int64 (`BINS`,): of the scene, or the part of it, whose last row was added. below: the `HALO` rows of power
+        after."""
+        self._lines[2 * HALO : 3 * HALO] = self._lines[HALO : 2 * HALO][::-1] if below is None else below
+        masked = self._masked or (below is not None and bool(np.isnan(below).any()))
+        self._count(self._seen - HALO, self._seen, masked)
         return self._counts.sum(axis=0)
 
     def _count(self, first: int, last: int, masked: bool) -> None:

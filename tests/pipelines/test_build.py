@@ -71,6 +71,19 @@ def test_the_bytes_do_not_depend_on_workers(scenes: Path, reference: Path, tmp_p
     assert content(tmp_path / "corpus") == content(reference)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_bytes_do_not_depend_on_the_parts_that_scenes_are_worked_on_in(
+    scenes: Path, reference: Path, tmp_path: Path, monkeypatch, workers: int
+):
+    """Parts are decided here, and made by the workers."""
+    for module in ("sarsense.measure", "sarsense.cut"):
+        monkeypatch.setattr(f"{module}.PART_PIXELS", 100 * 320)
+    build([str(scenes)], tmp_path / "corpus", CONFIG, workers=workers)
+    assert content(tmp_path / "corpus") == content(reference)
+    records = len(list((tmp_path / "corpus" / ".build" / "measure").glob("*.json")))
+    assert records == 4 * (1 + 4)  # of each scene its hash, and 320 rows in parts of 84
+
+
 def test_the_bytes_do_not_depend_on_where_the_sources_lie_or_their_order(scenes: Path, reference: Path, tmp_path: Path):
     moved = tmp_path / "elsewhere"
     moved.mkdir()

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sarsense import measure
+from sarsense.config import BuildConfig
 from sarsense.histogram import BIN_DB, BINS, LEVELS, LOWEST_DB, bins_between, count
+from sarsense.scene import describe_scene
 from sarsense.speckle import STRIP, LevelHistogram, boxcar
 from sarsense.speckle.levels import EVERY
-from tests.conftest import speckled_power
+from tests.conftest import speckled_power, write_raster
 
 EDGES = 10.0 ** ((LOWEST_DB + BIN_DB * np.arange(BINS + 1)) / 10.0)
 
@@ -73,3 +76,22 @@ def test_masked_rows_leave_the_levels_beyond_their_windows_alone(missing):
     power[missing] = np.nan
     levels = boxcar(power)[::EVERY]
     assert counted(power, [STRIP] * 3).sum() == np.isfinite(levels).sum()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("height", [300, 43 + 84, 84])
+def test_a_scene_measured_in_parts_is_the_scene_measured_whole(tmp_path, monkeypatch, dtype, height):
+    power = speckled_power((height, 150), 3.0, seed=height, mean_db=20.0)
+    power[100:110, 20:60] = 0
+    bands = [np.sqrt(power).astype(dtype), np.sqrt(power[::-1]).astype(dtype)]
+    write_raster(tmp_path / "a.tif", bands, descriptions=["VV amplitude", "VH amplitude"])
+    scene = describe_scene(str(tmp_path / "a.tif"), "a.tif", BuildConfig(tile_size=32))
+    whole = measure.measure_scene(scene)
+    assert measure.parts_of(scene) == [(0, height)]
+    monkeypatch.setattr(measure, "PART_PIXELS", 84 * 150)
+    parts = measure.parts_of(scene)
+    assert len(parts) == max(height // 84, 1) + (height % 84 >= STRIP)
+    assert [first for first, _ in parts[1:]] == [last for _, last in parts[:-1]] and parts[-1][1] == height
+    found = [measure.measure_part(scene, *part) for part in parts]
+    kept = [[measure.BandPart.from_json(band.to_json()) for band in bands] for bands in found]
+    assert measure.joined(scene, measure.content_hash(scene), kept) == whole == measure.measure_scene(scene)

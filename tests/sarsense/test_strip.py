@@ -117,9 +117,11 @@ def test_pieces_of_rows_are_the_raster_whatever_its_blocks(tmp_path_factory, dat
     blocks = {"blockxsize": 16, "blockysize": 32} if tiled else {"blockysize": data.draw(st.integers(1, 200))}
     path = write_raster(tmp_path_factory.mktemp("blocks") / "a.tif", values, tiled=tiled, **blocks)
     rows, pixels = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 9000))
+    start = data.draw(st.integers(0, height - 1))
+    stop = data.draw(st.integers(start + 1, height))
     pieces = []
     with open_raster(str(path)) as (dataset, _):
-        for first, piece in bands_of_rows(dataset, 1, rows, pixels):
-            assert first == sum(map(len, pieces)) and (len(piece) % rows == 0 or first + len(piece) == height)
+        for first, piece in bands_of_rows(dataset, 1, rows, pixels, start, stop):
+            assert first == start + sum(map(len, pieces)) and (len(piece) % rows == 0 or first + len(piece) == stop)
             pieces.append(piece.copy())
-    np.testing.assert_array_equal(np.concatenate(pieces), values)
+    np.testing.assert_array_equal(np.concatenate(pieces), values[start:stop])
