@@ -38,9 +38,7 @@ def main() -> None:
         store.put_folder(Path("in/scenes"), "shelf/scenes")
         size = sum(path.stat().st_size for path in Path("in/scenes").iterdir())
         build(["in/scenes"], Path("warm"), CONFIG, workers=0)
-        print(
-            f"{'from':6} {'to':6} {'faults':>6} {'s':>6} {'requests':>22} {'got/sources':>11} {'shards sent':>11} digest"
-        )
+        print(f"{'from':6} {'to':6} {'faults':>6} {'s':>6} {'requests':>22} {'got/sources':>11} {'shards':>11} digest")
         for share, source, out in (
             (0.0, "in/scenes", "local"),
             (0.0, "s3://shelf/scenes", "one"),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from sarsense.errors import NOT_FETCHED, RemoteError, SceneError
@@ -145,7 +146,7 @@ def patiently(call: Callable[[], T], shown: str) -> T:
         except (FileNotFoundError, SceneError):
             raise
         except Exception as error:  # each store raises its own
-            if is_refused(error):
+            if is_refused(error, shown):
                 global _refusals
                 _refusals += 1
                 raise RemoteError(f"{NOT_FETCHED}: {shown}: {CREDENTIALS} ({_said(error)})") from error
@@ -170,11 +171,14 @@ _REFUSALS = (
 )
 
 
-def is_refused(error: BaseException | str) -> bool:
-    """Whether a store said no, and will say no again: its own error, or GDAL's words."""
+def is_refused(error: BaseException | str, shown: str) -> bool:
+    """Whether a store said no, and will say no again: its own error, or GDAL's words, about the address `shown`, whose
+    own words do not count."""
     if isinstance(error, PermissionError):
         return True
     text = error if isinstance(error, str) else f"{type(error).__name__} {error}"
+    for own in (shown, *PurePosixPath(shown).parts):
+        text = text.replace(own, "")
     return any(word.lower() in text.lower() for word in _REFUSALS)
 
 

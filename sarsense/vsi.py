@@ -45,7 +45,7 @@ class RemoteRaster:
     """
 
     def __init__(self, path: str, messages: list[str]) -> None:
-        self._path, self._messages = path, messages
+        self._path, self._shown, self._messages = path, remote.address(path), messages
         self._dataset: Any = None
         self._masks_sought = 0
         self._again(self._open)
@@ -92,7 +92,7 @@ class RemoteRaster:
             except (RasterioError, CPLE_BaseError) as error:
                 self.close()
                 reason = " ".join(str(error.__cause__ or error).split())
-                if again <= 0 or is_refused(reason) or _ABSENT.search(reason):
+                if again <= 0 or is_refused(reason, self._shown) or _ABSENT.search(reason):
                     raise RasterioIOError(reason) from error
                 again -= 1
                 del self._messages[before:]
@@ -113,7 +113,7 @@ def remote_settings(path: str) -> dict[str, str]:
 def remote_error(path: str, reason: str) -> RemoteError:
     """Why a raster over the network could not be read, in GDAL's words, and what to do."""
     shown = remote.address(path)
-    if is_refused(reason):
+    if is_refused(reason, shown):
         return RemoteError(f"{NOT_FETCHED}: {CREDENTIALS} ({reason})")
     return RemoteError(f"{NOT_FETCHED}: {reason}; check its address {shown}")
 

@@ -297,6 +297,20 @@ def test_addresses_are_shown_as_people_write_them(path, url):
     assert remote.is_remote(path) and remote.address(path) == url
 
 
+@pytest.mark.parametrize(
+    ("reason", "refused"),
+    [
+        ("The provided token has expired.", True),
+        ("AWS_SECRET_ACCESS_KEY and AWS_NO_SIGN_REQUEST configuration options not defined", True),
+        ("expired_VV.tif, band 1: IReadBlock failed at X offset 0, Y offset 22: TIFFReadEncodedStrip() failed.", False),
+        (PermissionError("Forbidden"), True),
+        (OSError("Please reduce your request rate"), False),
+    ],
+)
+def test_a_refusal_is_told_from_a_failure_whatever_the_file_is_called(reason, refused):
+    assert stores.is_refused(reason, "s3://bucket/signature/expired_VV.tif") == refused
+
+
 def test_a_server_that_stays_down_is_asked_as_often_as_the_environment_says(store: ObjectStore, monkeypatch):
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "2")
     store.behave(share=1.0, kinds=["busy"])
