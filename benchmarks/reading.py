@@ -2,8 +2,8 @@
 
     python -m benchmarks.reading
 
-8192 x 8192 uint16 from the page cache, one process, one read in pieces of 512 rows (whole rows of blocks) and one in
-pieces of 504 (as strips of blocks of 7 pixels would have it). Processor time beside elapsed time tells what threads cost.
+8192 x 8192 uint16 from the page cache, one process, in pieces of 512 rows (whole rows of blocks) and of 504 (as
+strips of blocks of 7 pixels would have it). Processor time beside elapsed time tells what threads cost.
 """
 
 from __future__ import annotations
