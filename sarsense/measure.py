@@ -213,9 +213,29 @@ def _logarithms(values: np.ndarray, power: np.ndarray, table: np.ndarray | None,
     return out
 
 
-@njit
 def _sum_of_valid(power: np.ndarray) -> tuple[float, int]:
     """Sum, in float64, and number of the pixels that are not NaN."""
+    total = _sum(power)
+    return (total, power.size) if total == total else _sum_of_known(power)
+
+
+@njit
+def _sum(power: np.ndarray) -> float:
+    """Column by column; NaN where one pixel is."""
+    columns = np.zeros(power.shape[1])
+    for row in range(0, power.shape[0] - 1, 2):
+        a, b = power[row], power[row + 1]
+        for x in range(len(columns)):
+            columns[x] += np.float64(a[x]) + np.float64(b[x])
+    if power.shape[0] % 2:
+        line = power[power.shape[0] - 1]
+        for x in range(len(columns)):
+            columns[x] += np.float64(line[x])
+    return columns.sum()
+
+
+@njit
+def _sum_of_known(power: np.ndarray) -> tuple[float, int]:
     columns, known = np.zeros(power.shape[1]), 0
     for row in range(power.shape[0]):
         line = power[row]

@@ -258,6 +258,14 @@ def _see_levels(
 
 
 @njit
+def _largest(values: np.ndarray) -> int:
+    found = values[0]
+    for x in range(len(values)):
+        found = max(found, values[x])
+    return int(found)
+
+
+@njit
 def _see_values(
     values: np.ndarray,
     col: int,
@@ -270,19 +278,17 @@ def _see_values(
     """The same of values that are looked up: how often each occurs says all. counts: uint32 (_LANES, values), zeros,
     and zeros again at the end."""
     a, b, c, d = counts[0], counts[1], counts[2], counts[3]
-    whole = col + size - size % _LANES
-    largest = 0
+    one, whole, largest = np.uint32(1), size - size % _LANES, 0
     for row in range(values.shape[0]):
-        line = values[row]
-        for x in range(col, whole, _LANES):
-            a[line[x]] += 1
-            b[line[x + 1]] += 1
-            c[line[x + 2]] += 1
-            d[line[x + 3]] += 1
-        for x in range(whole, col + size):
-            a[line[x]] += 1
-        for x in range(col, col + size):
-            largest = max(largest, np.int64(line[x]))
+        line = values[row, col : col + size]
+        for x in range(0, whole, _LANES):
+            a[line[x]] += one
+            b[line[x + 1]] += one
+            c[line[x + 2]] += one
+            d[line[x + 3]] += one
+        for x in range(whole, size):
+            a[line[x]] += one
+        largest = max(largest, _largest(line))
     valid, lowest, highest = 0, 65535, 0
     sum_power, sum_db, squares = 0.0, 0.0, 0.0
     for value in range(largest + 1):

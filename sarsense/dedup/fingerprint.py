@@ -86,10 +86,15 @@ def fingerprint(codes: np.ndarray, step_db: float) -> Fingerprint:
     height, width = codes.shape[0] // block, codes.shape[1] // block
     mean, valid = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
     table = _amplitudes(1 << (8 * codes.dtype.itemsize), step_db)
-    shares = _block_means(codes, table, block, mean, valid)
-    if shares < _MIN_VALID:
-        return _blank(height, width)
-    whole = shares == 1.0
+    if codes.min() > 0:
+        _block_means_of_whole(codes, table, block, mean)
+        valid[:] = 1
+        whole = True
+    else:
+        share = _block_means(codes, table, block, mean, valid)
+        if share < _MIN_VALID:
+            return _blank(height, width)
+        whole = share == 1.0
     level = mean.mean() if whole else mean[valid > 0].mean()
     mean -= level
     if not whole:
@@ -135,12 +140,10 @@ def _block_means(codes: np.ndarray, table: np.ndarray, block: int, mean: np.ndar
     kept = 0
     sums, counts = np.empty(mean.shape[1] * block, np.float32), np.empty(mean.shape[1] * block, np.int32)
     for i in range(mean.shape[0]):
-        sums[:] = 0
+        _column_sums(codes, i * block, block, table, sums)
         counts[:] = 0
         for row in range(i * block, (i + 1) * block):
             line = codes[row, : len(sums)]
-            for column in range(len(sums)):
-                sums[column] += table[line[column]]
             for column in range(len(sums)):
                 counts[column] += np.int32(line[column] != 0)
         for j in range(mean.shape[1]):
@@ -153,6 +156,33 @@ def _block_means(codes: np.ndarray, table: np.ndarray, block: int, mean: np.ndar
             valid[i, j] = np.float32(1) if enough else np.float32(0)
             kept += enough
     return kept / mean.size
+
+
+@njit
+def _block_means_of_whole(codes: np.ndarray, table: np.ndarray, block: int, mean: np.ndarray) -> None:
+    """The same means, where every pixel is valid."""
+    sums = np.empty(mean.shape[1] * block, np.float32)
+    for i in range(mean.shape[0]):
+        _column_sums(codes, i * block, block, table, sums)
+        for j in range(mean.shape[1]):
+            total = 0.0
+            for column in range(j * block, (j + 1) * block):
+                total += sums[column]
+            mean[i, j] = np.float32(20 * math.log10(total / (block * block)))
+
+
+@njit
+def _column_sums(codes: np.ndarray, first: int, rows: int, table: np.ndarray, sums: np.ndarray) -> None:
+    """Sums of table[code] down the columns, over `rows` rows from `first` on; two at a time."""
+    sums[:] = 0
+    for row in range(first, first + rows - 1, 2):
+        a, b = codes[row], codes[row + 1]
+        for column in range(len(sums)):
+            sums[column] += table[a[column]] + table[b[column]]
+    if rows % 2:
+        line = codes[first + rows - 1]
+        for column in range(len(sums)):
+            sums[column] += table[line[column]]
 
 
 def _left_of_speckle(mean: np.ndarray, valid: np.ndarray, whole: bool) -> float:
