@@ -19,12 +19,12 @@ _FLUSH_BYTES = 16 * 2**20
 
 
 @contextmanager
-def atomic_write(path: Place) -> Iterator[BinaryIO]:
+def atomic_write(path: Place, read_soon: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on success fsync it and rename it to `path`, else remove it. Of a remote
     one, a local file, which is sent.
 
     No two writers have one temporary name, be they threads, or processes of one number on two machines. An OSError
-    names `path`, not the temporary.
+    names `path`, not the temporary. read_soon: else memory is not filled with what was written.
     """
     if not isinstance(path, Path):
         with scratch(path) as folder:
@@ -38,7 +38,7 @@ def atomic_write(path: Place) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             created = True
-            with _Flushed(file) as flushed:
+            with _Flushed(file, read_soon) as flushed:
                 yield flushed  # type: ignore[reportReturnType]
             file.flush()
             os.fsync(file.fileno())
@@ -53,10 +53,14 @@ def atomic_write(path: Place) -> Iterator[BinaryIO]:
 
 class _Flushed:
     """A file whose bytes are sent to the disk while more are made: a thread flushes what was written so far, so that
-    little is left to wait for at the end."""
+    little is left to wait for at the end.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._ahead = file, 0
+    What nobody reads soon is dropped from the page cache at once: pages that are used again and again cost a quarter of
+    fresh ones (0.25 in place of 0.6 to 3 ns a byte), and what is there, as the codes to be read next, may stay.
+    """
+
+    def __init__(self, file: BinaryIO, read_soon: bool) -> None:
+        self._file, self._read_soon, self._ahead = file, read_soon, 0
         self._pool: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
 
@@ -67,8 +71,13 @@ class _Flushed:
             self._settle()
             self._pool = self._pool or ThreadPoolExecutor(1)
             self._file.flush()
-            self._pending, self._ahead = self._pool.submit(os.fdatasync, self._file.fileno()), 0
+            self._pending, self._ahead = self._pool.submit(self._flush, self._file.fileno()), 0
         return written
+
+    def _flush(self, descriptor: int) -> None:
+        os.fdatasync(descriptor)
+        if not self._read_soon and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _settle(self) -> None:
         if self._pending is not None:

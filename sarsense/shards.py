@@ -56,7 +56,7 @@ def write_shard(
     """
     offsets: list[int] = []
     digest, position = hashlib.sha256(), 0
-    with atomic_write(root / relative) as file:
+    with atomic_write(root / relative, read_soon=False) as file:
 
         def write(*parts: bytes | memoryview) -> None:
             nonlocal position
