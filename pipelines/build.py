@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pipelines.cluster import open_runner
 from pipelines.companions import CompanionFiles, read_companions
 from pipelines.curate import curate
-from pipelines.entries import BuildSummary, list_entries, nothing_usable, scene_row, summarise
+from pipelines.entries import BuildSummary, Entry, list_entries, nothing_usable, scene_row, summarise
 from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
 from pipelines.lock import locked
 from pipelines.needs import refuse_without_room
@@ -37,6 +37,7 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, open_corpus
 from sarsense.errors import SarsenseError, SettingError
 from sarsense.places import Place, work_folder
+from sarsense.stores import CREDENTIALS
 
 STAGES = ("scan", "prepare", "measure", "cut", "compare", "shard", "seal")
 Anew = Literal["shards", "stats"]
@@ -134,9 +135,11 @@ def _build(
     fresh = [entry for entry in entries if not entry.settled]
     with open_runner(workers, scheduler, work, progress.say) as runner:
         scan_all(fresh, config, work, runner, progress)
+        _end_where_expired(fresh)
         refuse_without_room(fresh, config, out, base, progress.say)
         prepare_all(fresh, work, runner, progress)
         measure_all(fresh, work, runner, progress)
+        _end_where_expired(fresh)
         if base is not None:
             confirm(base, fresh)
             fresh = [entry for entry in fresh if not entry.settled]
@@ -150,6 +153,7 @@ def _build(
         ranges = set_ranges(fresh, config, known)
         note_unfiltered(fresh, config)
         cut_all(fresh, config, work, runner, progress)
+        _end_where_expired(fresh)
         tiles, tile_duplicates = curate(fresh, config, beside, base, work, runner, progress)
         if not len(tiles) and base is None:
             raise SarsenseError(nothing_usable(sources, fresh))
@@ -161,6 +165,15 @@ def _build(
     clean(work)
     progress.advance()
     return summarise(corpus, entries, time.monotonic() - started, already_built=False)
+
+
+def _end_where_expired(entries: list[Entry]) -> None:
+    """SarsenseError where a store says that credentials have expired: a corpus of what was read until then would be
+    another one than that of all, and nothing is wrong with the scenes."""
+    for entry in entries:
+        said = entry.reason.partition(CREDENTIALS)[2]
+        if entry.status == "refused" and "expired" in said.lower():
+            raise SarsenseError(f"{entry.file.relative}: {entry.reason}; what was done until now is kept")
 
 
 def _own_ranges(out: Place, asked: KnownRanges | None) -> tuple[KnownRanges | None, dict[str, str] | None]:
