@@ -134,12 +134,12 @@ def test_ctrl_c_says_one_line_and_the_same_command_goes_on(scenes: Path, referen
         # a shell starts background jobs, and with them this suite, with SIGINT ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while process.poll() is None and not list((out / ".build" / "measure").glob("*.json")):
+    while process.poll() is None and not list((out / ".build" / "scan").glob("*.json")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     printed, told = process.communicate(timeout=60)
     assert process.returncode == 130 and printed == ""
-    lines = [line for line in told.splitlines() if not re.match(r"\w+: [\d,/]+ (files|scenes)", line)]
+    lines = [line for line in told.splitlines() if not re.match(r"dashboard: |\w+: [\d,/]+ (files|scenes)", line)]
     assert lines == ["stopped by SIGINT; the same command goes on from here"]
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert content(out) == content(reference)

@@ -112,6 +112,7 @@ def test_workers_that_come_later_are_waited_for_and_used(tmp_path: Path, monkeyp
                 process.kill()
                 process.wait()
     assert [outcomes[index][0] for index in range(30)] == list(range(30))
+    assert said.pop(0).startswith("dashboard: ")
     assert len(said) == 1 and re.fullmatch(r"waiting for workers of the Dask scheduler at tcp://127.0.0.1:\d+", said[0])
 
 
@@ -229,12 +230,12 @@ def test_a_signal_ends_a_build_with_one_line_and_the_same_command_goes_on(
         text=True,
         env={**os.environ, "TMPDIR": str(scratch)},
     )
-    wait_for(process, out, "measure")
+    wait_for(process, out, "scan")  # what follows takes a second: libraries are loaded
     workers = psutil.Process(process.pid).children(recursive=True)
     (os.killpg if group else os.kill)(process.pid, number)
     printed, told = process.communicate(timeout=120)
     assert process.returncode == code and printed == ""
-    lines = [line for line in told.splitlines() if not re.match(r"\w+: [\d,/]+ (files|scenes)", line)]
+    lines = [line for line in told.splitlines() if not re.match(r"dashboard: |\w+: [\d,/]+ (files|scenes)", line)]
     assert lines == [f"stopped by {number.name}; the same command goes on from here"]
     assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=20)[1]
     assert litter(out) == [] and list(scratch.glob("sarsense-dask-*")) == []
