@@ -91,6 +91,7 @@ def _local(workers: int, shared: Path | None) -> Iterator[Any]:
                 dashboard_address="127.0.0.1:0",  # any free port: the default is taken where another Dask runs
                 local_directory=scratch,
                 silence_logs=logging.CRITICAL,
+                preload=["pipelines.tasks"],  # all at once, while they start
             )
             stack.enter_context(cluster)
             client = stack.enter_context(Client(cluster, set_as_default=False))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from sarsense.dedup.fingerprint import block_side, fingerprint
 from sarsense.dedup.perceptual import Fingerprints
 from sarsense.dedup.speckle import same_speckle
 from sarsense.errors import CHANGED, RemoteError, SceneError
-from sarsense.files import atomic_write, read_table, write_json, write_table
+from sarsense.files import atomic_write, read_parts, read_table, write_json, write_table
 from sarsense.measure import content_hash, measure_part, measure_scene
 from sarsense.places import Place, place
 from sarsense.prepare import prepare_scene
@@ -92,12 +91,11 @@ def shard_task(
     """Write one shard. `plan`: table of its tiles in order, of tiles.parquet with `codes` and `start`."""
 
     def samples() -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
-        dtype, read = code_dtype(bits), lru_cache(maxsize=64)(lambda path: np.memmap(path, np.uint8, "r"))
+        dtype, tiles = code_dtype(bits), read_table(plan).to_pylist()
         size = math.prod(shape) * dtype.itemsize
-        for tile in read_table(plan).to_pylist():
-            start = tile["start"]
-            codes = read(tile["codes"])[start : start + size].view(dtype).reshape(shape)
-            yield tile["key"], codes, description(tile, bits)
+        parts = [(tile["codes"], tile["start"], size) for tile in tiles]
+        for tile, codes in zip(tiles, read_parts(parts), strict=True):
+            yield tile["key"], np.frombuffer(codes, dtype).reshape(shape), description(tile, bits)
 
     shard, offsets = write_shard(root, relative, split, samples())
     write_json(result, {"shard": asdict(shard), "offsets": offsets})

@@ -75,7 +75,7 @@ def cut_scene(
     Raises SceneError when a block cannot be read.
     """
     cutter = _Cutter(stacks[0][0].scene, identity, config, part)
-    with ExitStack() as opened, atomic_write(codes_path) as file:
+    with ExitStack() as opened, atomic_write(codes_path, read_soon=False) as file:
         paths = {channel.scene.path for channels in stacks for channel in channels}
         datasets = {path: opened.enter_context(open_raster(path))[0] for path in sorted(paths)}
         for channels in stacks:

@@ -11,6 +11,7 @@ import webdataset
 
 from sarsense.corpus import Corpus
 from sarsense.errors import ShardError
+from sarsense.files import read_parts
 from sarsense.shards import TileReader, tile_hash, tile_ids, verify_shard, write_shard
 
 SHAPE = (48, 40)
@@ -174,3 +175,16 @@ def test_reading_a_corpus_needs_no_filters():
     code = "import sys, sarsense.shards; print([n for n in ('numba', 'scipy', 'cv2', 'rasterio') if n in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+def test_parts_of_many_files_are_read_in_any_order(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    files = {str(tmp_path / f"{n}.bin"): rng.bytes(5000 + n) for n in range(80)}  # more than are open at once
+    for path, content in files.items():
+        Path(path).write_bytes(content)
+    names = [list(files)[n] for n in rng.integers(0, 80, 300)]
+    parts = [(name, int(rng.integers(0, 4000)), int(rng.integers(0, 1000))) for name in names]
+    found = [bytes(part) for part in read_parts(parts)]
+    assert found == [files[name][start : start + size] for name, start, size in parts]
+    with pytest.raises(OSError, match="ends before byte 6000"):
+        list(read_parts([(names[0], 5000, 1000)]))
