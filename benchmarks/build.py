@@ -94,9 +94,7 @@ def one_build(sources: str, out: Path, workers: int) -> Run:
     after, ended = _traffic(), time.perf_counter()
     tiles = len(open_corpus(out).tiles(columns=["key"]))
     pixels = sum(_pixels(path) for path in sorted(Path(sources).glob("*.tif")))
-    own, children = (
-        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    own, children = _peak_mib(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return Run(
         tiles=tiles,
         pixels=pixels,
@@ -127,6 +125,12 @@ def _traffic() -> tuple[int, int]:
     """Bytes that this process has read and written by system calls."""
     words = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(words["rchar"]), int(words["wchar"])
+
+
+def _peak_mib() -> float:
+    """Of this process since it began; getrusage would count what its parent had."""
+    words = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(words["VmHWM"].split()[0]) / 1024
 
 
 def _pixels(path: Path) -> int:
