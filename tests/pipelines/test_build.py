@@ -157,8 +157,8 @@ def test_a_full_disk_is_no_fault_of_a_scene(scenes: Path, reference: Path, tmp_p
             raise OSError(errno.ENOSPC, "No space left on device")
 
     @contextmanager
-    def sometimes_full(path: Path):
-        with written(path) as file:
+    def sometimes_full(path: Path, **settings):
+        with written(path, **settings) as file:
             yield Full() if next(calls) == 1 else file
 
     out = tmp_path / "corpus"
