@@ -19,6 +19,7 @@ from sarsense.codes import code_dtype
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
 from sarsense.errors import SarsenseError
+from sarsense.measure import STRIP_PIXELS
 from sarsense.places import Place, work_folder
 from sarsense.tiling import grid
 
@@ -35,7 +36,6 @@ _PROCESS_BYTES = 384 * 2**20
 _MEASURE_BYTES, _CUT_BYTES = 12, 24
 """of a pixel of a strip, and of a channel: what `measure_scene` (values, and power and logarithms of a few rows) and
 `cut_scene` (values, power, dB, codes, what calibration makes of a few rows) hold at most"""
-_MEASURE_STRIP = 4 * 2**20
 _MAIN_BYTES = 1024
 """of a tile in the main process, while it is curated"""
 
@@ -83,7 +83,7 @@ def needs_of(entries: list[Entry], config: BuildConfig) -> Needs:
         if not entry.follows:
             windows = len(grid(scene.width, side, config.step)) * len(grid(scene.height, side, config.step))
             tiles += windows * (1 if config.bands == "stack" else len(scene.bands))
-        measured = max(_MEASURE_STRIP, 84 * scene.width) * _MEASURE_BYTES
+        measured = max(STRIP_PIXELS, 84 * scene.width) * _MEASURE_BYTES
         strip_bytes = max(strip_bytes, measured, side * scene.width * channels * _CUT_BYTES)
     codes = math.prod(config.tile_shape) * code_dtype(config.bits).itemsize
     a_shard = max(1, config.shard_mib * 2**20 // (codes + _SAMPLE_BYTES))

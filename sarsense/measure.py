@@ -21,7 +21,7 @@ from sarsense.speckle import BLOCK_BINS, HALO, STRIP, BlockStatistics, LevelHist
 
 PART_PIXELS = 64 * 2**20
 """of a scene, that are measured, or cut, by one task"""
-_STRIP_PIXELS = 4 * 2**20
+STRIP_PIXELS = 4 * 2**20
 _ALL_LOOKED_AT, _EVERY_AT_MOST = 8 * 2**20, 4
 """pixels of a scene whose looks are estimated on all of its blocks; of larger ones, on every second to fourth strip:
 a million blocks tell no more than 300,000"""
@@ -125,7 +125,7 @@ def content_hash(scene: Scene) -> str:
     digest = _new_digest(scene)
     with open_raster(scene.path) as (dataset, _):
         for band in scene.bands:
-            for _, values in bands_of_rows(dataset, band.index, 1, _STRIP_PIXELS, 0, scene.height):
+            for _, values in bands_of_rows(dataset, band.index, 1, STRIP_PIXELS, 0, scene.height):
                 digest.update(values.data)
     return digest.hexdigest()
 
@@ -154,7 +154,7 @@ def _measure_rows(dataset: Any, scene: Scene, band: Band, start: int, stop: int,
     levels = LevelHistogram(STRIP, scene.width, power_of(start - HALO, start) if start else None)
     blocks, total, valid = BlockStatistics(), 0.0, 0
     every = min(max(scene.height * scene.width // _ALL_LOOKED_AT, 1), _EVERY_AT_MOST)
-    for first, values in bands_of_rows(dataset, band.index, STRIP, _STRIP_PIXELS, start, stop):
+    for first, values in bands_of_rows(dataset, band.index, STRIP, STRIP_PIXELS, start, stop):
         if digest is not None:
             digest.update(values.data)
         masked = masked_rows(dataset, band.index, first, first + len(values))

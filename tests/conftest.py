@@ -31,6 +31,28 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four simulated scenes of two polarisations."""
+    from sarsense.simulate import simulate
+
+    root = tmp_path_factory.mktemp("scenes")
+    simulate(root, scenes=4, size=320, looks=4.0, seed=1)
+    return root / "scenes"
+
+
+@pytest.fixture(scope="module")
+def reference(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus of `scenes`, built undisturbed, in this process, with the settings of `tests.pipelines.small`."""
+    from pipelines.build import build
+    from tests.pipelines.small import CONFIG
+
+    out = tmp_path_factory.mktemp("reference") / "corpus"
+    summary = build([str(scenes)], out, CONFIG, workers=0)
+    assert summary.scenes_used == 4 and sum(summary.tiles.values()) > 100 and summary.shards >= 2
+    return out
+
+
 def speckled_power(shape: tuple[int, int], looks: float, seed: int, mean_db: float = -10.0) -> np.ndarray:
     """Linear power of homogeneous ground under Gamma(L, 1/L) speckle, float32."""
     rng = np.random.default_rng(seed)

@@ -19,25 +19,15 @@ from itertools import count
 from pathlib import Path
 
 from pipelines.build import build
-from sarsense.config import BuildConfig
+from tests.pipelines.small import CONFIG, OPTIONS, SARSENSE, content
 
 LATEST = 180.0
 """seconds that a build of a few small scenes may take on a busy machine"""
-CONFIG = BuildConfig(tile_size=64, shard_mib=1, val_share=0.3, cell_km=3.0)
-OPTIONS = "--tile-size 64 --shard-mib 1 --val-share 0.3 --cell-km 3".split()
-"""the same for the command line"""
-SARSENSE = [sys.executable, "-c", "from cli import run_sarsense; run_sarsense()"]
 _KILLS_OF_ONE = 4
 """build, at most"""
 SCENE_STAGES = ("measure", "cut")
 VICTIMS = ("main", "worker", "group", "scheduler")
 LITTER = re.compile(r"^\..*\.(tmp|native\.tif|warped\.tif)$")
-
-
-def content(corpus: Path) -> dict[str, bytes]:
-    """Every file of a finished corpus, but for the records of the build itself and the datasheet."""
-    files = [path for path in corpus.rglob("*") if path.is_file() and not {".build", "datasheet"} & set(path.parts)]
-    return {path.relative_to(corpus).as_posix(): path.read_bytes() for path in files if path.name != "README.md"}
 
 
 def litter(out: Path) -> list[str]:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,35 +29,8 @@ from sarsense.corpus import open_corpus, verify_corpus
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.normalize import GroupRange
 from sarsense.shards import TileReader
-from sarsense.simulate import simulate
 from tests.conftest import speckled_power, write_raster
-
-CONFIG = BuildConfig(tile_size=64, shard_mib=1, val_share=0.3, cell_km=3.0)
-SARSENSE = [sys.executable, "-c", "from cli import run_sarsense; run_sarsense()"]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four simulated scenes of two polarisations."""
-    root = tmp_path_factory.mktemp("scenes")
-    simulate(root, scenes=4, size=320, looks=4.0, seed=1)
-    return root / "scenes"
-
-
-def content(corpus: Path) -> dict[str, bytes]:
-    """Every file of a finished corpus, but for the records of the build itself, and the datasheet, which is the command
-    line's."""
-    files = [path for path in corpus.rglob("*") if path.is_file() and not {".build", "datasheet"} & set(path.parts)]
-    return {path.relative_to(corpus).as_posix(): path.read_bytes() for path in files if path.name != "README.md"}
-
-
-@pytest.fixture(scope="module")
-def reference(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("reference") / "corpus"
-    summary = build([str(scenes)], out, CONFIG, workers=0)
-    assert summary.scenes_used == 4 and sum(summary.tiles.values()) > 100 and summary.shards >= 2
-    return out
-
+from tests.pipelines.small import CONFIG, SARSENSE, content
 
 # ------------------------------------------------------------------------------------------------- determinism
 

@@ -22,29 +22,11 @@ from pipelines import cluster
 from pipelines.build import build
 from pipelines.cluster import default_workers, open_runner
 from pipelines.output import remove_litter
-from sarsense.config import BuildConfig
 from sarsense.errors import SarsenseError
-from sarsense.simulate import simulate
 from tests.pipelines.deadly import who
-from tests.pipelines.test_build import SARSENSE, content
+from tests.pipelines.small import CONFIG, OPTIONS, SARSENSE, content
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = BuildConfig(tile_size=64, shard_mib=1, val_share=0.3, cell_km=3.0)
-OPTIONS = ["--tile-size", "64", "--shard-mib", "1", "--val-share", "0.3", "--cell-km", "3"]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("scenes")
-    simulate(root, scenes=4, size=320, looks=4.0, seed=1)
-    return root / "scenes"
-
-
-@pytest.fixture(scope="module")
-def reference(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("reference") / "corpus"
-    build([str(scenes)], out, CONFIG, workers=0)
-    return content(out)
 
 
 @contextmanager
@@ -72,9 +54,7 @@ def dask(folder: Path, workers: int) -> Iterator[tuple[Path, subprocess.Popen[by
 # ---------------------------------------------------------------------------------------------- an existing cluster
 
 
-def test_a_build_on_a_cluster_that_is_there_gives_the_same_bytes(
-    scenes: Path, reference: dict[str, bytes], tmp_path: Path
-):
+def test_a_build_on_a_cluster_that_is_there_gives_the_same_bytes(scenes: Path, reference: Path, tmp_path: Path):
     """Joined by its file, then, for nothing new, by its address."""
     with dask(tmp_path, workers=2) as (file, _):
         build([str(scenes)], tmp_path / "corpus", CONFIG, workers=0, scheduler=str(file))
@@ -83,7 +63,7 @@ def test_a_build_on_a_cluster_that_is_there_gives_the_same_bytes(
         with open_runner(0, address) as runner:
             outcomes: dict[int, Any] = {}
             runner.run(abs, [(-3,)], outcomes.__setitem__)
-    assert outcomes == {0: 3} and content(tmp_path / "corpus") == reference
+    assert outcomes == {0: 3} and content(tmp_path / "corpus") == content(reference)
     assert not list(tmp_path.rglob(".seen-*"))
 
 
@@ -127,7 +107,7 @@ def test_a_scheduler_that_dies_ends_the_run_with_a_line(tmp_path: Path):
     assert time.monotonic() - started < 60
 
 
-def test_a_build_whose_scheduler_died_goes_on_with_another(scenes: Path, reference: dict[str, bytes], tmp_path: Path):
+def test_a_build_whose_scheduler_died_goes_on_with_another(scenes: Path, reference: Path, tmp_path: Path):
     out = tmp_path / "corpus"
     (tmp_path / "dask").mkdir()
     with dask(tmp_path / "dask", workers=1) as (file, scheduler):
@@ -139,7 +119,7 @@ def test_a_build_whose_scheduler_died_goes_on_with_another(scenes: Path, referen
     assert process.returncode == 1 and "Traceback" not in told
     assert re.search(r"sarsense: error: the Dask scheduler at tcp://\S+ is gone; the same command", told)
     build([str(scenes)], out, CONFIG, workers=0)
-    assert content(out) == reference
+    assert content(out) == content(reference)
 
 
 def test_what_is_no_scheduler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -216,7 +196,7 @@ def litter(folder: Path) -> list[Path]:
     ("number", "group", "code"), [(signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143), (signal.SIGHUP, True, 129)]
 )
 def test_a_signal_ends_a_build_with_one_line_and_the_same_command_goes_on(
-    number: signal.Signals, group: bool, code: int, scenes: Path, reference: dict[str, bytes], tmp_path: Path
+    number: signal.Signals, group: bool, code: int, scenes: Path, reference: Path, tmp_path: Path
 ):
     """Sent to the main process alone (kill, systemd), or to all (SLURM, a terminal that closes)."""
     out, scratch = tmp_path / "corpus", tmp_path / "scratch"
@@ -240,7 +220,7 @@ def test_a_signal_ends_a_build_with_one_line_and_the_same_command_goes_on(
     assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=20)[1]
     assert litter(out) == [] and list(scratch.glob("sarsense-dask-*")) == []
     assert subprocess.run(command, capture_output=True).returncode == 0
-    assert content(out) == reference
+    assert content(out) == content(reference)
 
 
 def test_workers_end_when_the_build_is_killed(scenes: Path, tmp_path: Path):
@@ -255,9 +235,7 @@ def test_workers_end_when_the_build_is_killed(scenes: Path, tmp_path: Path):
     assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=30)[1]
 
 
-def test_litter_of_a_killed_build_is_removed_and_nothing_else(
-    scenes: Path, reference: dict[str, bytes], tmp_path: Path
-):
+def test_litter_of_a_killed_build_is_removed_and_nothing_else(scenes: Path, reference: Path, tmp_path: Path):
     out = tmp_path / "corpus"
     left = [
         ".tiles.parquet.123.tmp",
@@ -278,4 +256,4 @@ def test_litter_of_a_killed_build_is_removed_and_nothing_else(
     (other / ".build" / "measure").mkdir(parents=True)
     (other / ".build" / "measure" / ".x.json.99999.tmp").touch()
     build([str(scenes)], other, CONFIG, workers=0)
-    assert litter(other) == [] and content(other) == reference
+    assert litter(other) == [] and content(other) == content(reference)

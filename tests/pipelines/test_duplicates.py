@@ -35,7 +35,7 @@ from sarsense.radiometry import to_db
 from sarsense.shards import TileReader
 from sarsense.simulate import draw_truth, speckled
 from tests.conftest import speckled_power
-from tests.pipelines.test_build import content
+from tests.pipelines.small import content
 
 SIDE = 128
 CONFIG = BuildConfig(tile_size=SIDE, val_share=0.0, allow_unplaced=True)

@@ -21,7 +21,8 @@ from pipelines.progress import Silent
 from sarsense.corpus import open_corpus, verify_corpus
 from sarsense.errors import SarsenseError
 from sarsense.simulate import simulate
-from tests.pipelines.chaos import CONFIG, VICTIMS, Build, Cluster, content, kill_often, litter
+from tests.pipelines.chaos import VICTIMS, Build, Cluster, kill_often, litter
+from tests.pipelines.small import CONFIG, content
 
 LATEST = 120.0
 """seconds that anything may take on a busy machine"""

@@ -22,7 +22,7 @@ from sarsense.diff import compare
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
-from tests.pipelines.test_build import content
+from tests.pipelines.small import content
 
 CONFIG = BuildConfig(tile_size=64, val_share=0.3, cell_km=3.0)
 OLD = Path(__file__).resolve().parents[1] / "data" / "format-2"

@@ -16,33 +16,13 @@ import pytest
 
 from pipelines.build import build
 from sarsense import remote
-from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus, verify_corpus
 from sarsense.diff import compare
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.places import RemotePath, place
 from sarsense.shards import TileReader
-from sarsense.simulate import simulate
 from tests.object_store import ObjectStore
-from tests.pipelines.test_build import content
-
-CONFIG = BuildConfig(tile_size=64, shard_mib=1, val_share=0.3, cell_km=3.0)
-SARSENSE = [sys.executable, "-c", "from cli import run_sarsense; run_sarsense()"]
-OPTIONS = "--tile-size 64 --shard-mib 1 --val-share 0.3 --cell-km 3".split()
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("scenes")
-    simulate(root, scenes=4, size=320, looks=4.0, seed=1)
-    return root / "scenes"
-
-
-@pytest.fixture(scope="module")
-def reference(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("reference") / "corpus"
-    build([str(scenes)], out, CONFIG, workers=0)
-    return out
+from tests.pipelines.small import CONFIG, OPTIONS, SARSENSE, content
 
 
 @pytest.fixture

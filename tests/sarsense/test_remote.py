@@ -16,27 +16,10 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
 from sarsense.errors import RemoteError, SarsenseError
 from sarsense.raster import masked_rows, open_raster, read_rows
-from sarsense.simulate import simulate
 from sarsense.sources import list_sources
 from tests.conftest import speckled_power, write_raster
 from tests.object_store import ObjectStore
-from tests.pipelines.test_build import content
-
-CONFIG = BuildConfig(tile_size=64, shard_mib=1, val_share=0.3, cell_km=3.0)
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("scenes")
-    simulate(root, scenes=4, size=320, looks=4.0, seed=1)
-    return root / "scenes"
-
-
-@pytest.fixture(scope="module")
-def reference(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("reference") / "corpus"
-    build([str(scenes)], out, CONFIG, workers=0)
-    return out
+from tests.pipelines.small import CONFIG, content
 
 
 @pytest.fixture
