@@ -31,8 +31,8 @@ _BATCH_SECONDS = 1.0
 _BATCH_ITEMS = 256
 _BATCHES_PER_WORKER = 8
 """at least, where there are items enough: none idles long while another ends its last one"""
-_IN_FLIGHT_PER_WORKER = 3
-"""batches: one that runs, two that wait"""
+_IN_FLIGHT_PER_WORKER = 2
+"""batches: one that runs, one that waits"""
 _LOOK_SECONDS = 1.0
 """between two looks at what workers there are"""
 _PATIENCE_SECONDS = 60.0

@@ -14,6 +14,7 @@ import mmap
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class Shard:
     sha256: str
 
 
+@lru_cache(maxsize=8)
 def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     """The header of a .npy file (format 1.0) of a C-ordered array; numpy pads it so that data start on 64 bytes."""
     buffer = io.BytesIO()

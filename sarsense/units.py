@@ -41,6 +41,9 @@ _SNAP = re.compile(r"^(sigma|gamma|beta)0_(IW\d_|EW\d_)?(VV|VH|HH|HV)(?!.*_db)",
 _FILLS = (-9999.0, -32768.0, -999.0, -99999.0)
 _FILTERED = frozenset(["dspk", "despeckled", "despeckle", "filtered"])
 _FEW_VALUES = 16
+"""of a class map"""
+_FIRST_SAMPLES = 4096
+"""among which an image has more"""
 _MIN_DB, _MAX_DB = -120.0, 60.0
 
 
@@ -79,10 +82,12 @@ def refuse_without_signal(sample: np.ndarray, dtype: np.dtype, zero_is_nodata: b
     seen = sample[sample != 0] if zero_is_nodata else sample
     if not seen.size:
         raise SceneError("no valid pixel: every sampled value is no data, zero or NaN")
-    distinct = np.unique(sample)
-    if np.unique(seen).size == 1:
+    if (seen == seen[0]).all():
         raise SceneError(f"constant: every sampled valid pixel is {seen[0]}, so there is no image in it")
-    if np.issubdtype(dtype, np.integer) and distinct.size <= _FEW_VALUES:
+    if not np.issubdtype(dtype, np.integer) or np.unique(sample[:_FIRST_SAMPLES]).size > _FEW_VALUES:
+        return  # to sort them all takes longer than all else that is asked of a scene
+    distinct = np.unique(sample)
+    if distinct.size <= _FEW_VALUES:
         listed = ", ".join(str(value) for value in distinct[:6])
         raise SceneError(
             f"looks like a class map or mask: integers with {distinct.size} distinct values ({listed}); "
