@@ -725,6 +725,18 @@ def _pretrain(
     allow_corpus_change: Annotated[
         bool, typer.Option("--allow-corpus-change", help="Go on with another corpus than the checkpoint's.")
     ] = False,
+    cache: Annotated[
+        Path, typer.Option(help="Folder of this machine that keeps shards of a corpus in a store; ranks share it.")
+    ] = Path("~/.cache/sarsense/shards"),
+    cache_gib: Annotated[float, typer.Option(min=0.0, help="GiB of it; what was not used for longest goes.")] = 50.0,
+    skip_bad_shards: Annotated[
+        bool,
+        typer.Option("--skip-bad-shards", help="Leave out shards that are missing or damaged, instead of ending."),
+    ] = False,
+    profile: Annotated[
+        int,
+        typer.Option(min=0, metavar="STEPS", help="Look at so many steps: a table of where their time went, a trace."),
+    ] = 0,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
     ] = None,
@@ -737,8 +749,10 @@ def _pretrain(
     resolved = settings.resolve(preset, config, options, assignments or ())
 
     from pipelines.pretrain import pretrain
+    from pipelines.shard_source import ShardSource
 
-    outcome = pretrain(corpus, out, resolved, resume, nproc, allow_corpus_change)
+    source = ShardSource(cache, int(cache_gib * 2**30), skip_bad_shards)
+    outcome = pretrain(corpus, out, resolved, resume, nproc, allow_corpus_change, source, profile)
     if outcome is None:  # of several processes, the first has told
         return
     _print_pretrain(outcome, out)

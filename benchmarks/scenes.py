@@ -40,6 +40,8 @@ def write_scenes(folder: Path, number: int, side: int, kind: str = "tiled", dtyp
                 shifted = np.roll(speckle, (7919 * index + 104_729 * row) % (_ROWS * side))
                 power = np.roll(fields, 37 * index, axis=1)[row : row + rows] * shifted[:rows]
                 values = 150 * np.sqrt(power) + 1
+                if np.issubdtype(np.dtype(dtype), np.floating):
+                    values /= 1000  # calibrated, as floats are; integers are digital numbers
                 dataset.write(values.astype(dtype), 1, window=Window(0, row, side, rows))  # type: ignore[call-arg]
         if cog:
             plain = path.rename(path.with_suffix(".plain"))

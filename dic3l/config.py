@@ -22,6 +22,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp64"]
 Device = Literal["auto", "cpu", "cuda"]
 Stem = Literal["copies", "single"]
 Contour = Literal["pooled", "edges"]
+Render = Literal["auto", "host", "device"]
 KeyNorm = Literal["shuffled", "averaged"]
 Optimiser = Literal["sgd", "lars"]
 
@@ -250,14 +251,21 @@ class TrainConfig:
     """besides metrics.jsonl and TensorBoard: wandb, mlflow, or both with a comma between"""
     loader_threads: int = 2
     """threads of each process that read tiles and render views"""
+    window: int = 0
+    """shards whose tiles are mixed with one another, for a corpus in a store that is larger than the disk that keeps
+    its shards; 0: all"""
+    render: Render = "auto"
+    """where views are made: on the host, on the device (tiles travel there), or auto: on CUDA devices, else the host"""
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, "train.epochs", "above 0", self.epochs)
         _require(self.steps >= 0, "train.steps", "0 or more", self.steps)
         for name in ("batch_size", "accumulate", "log_every", "checkpoint_every", "keep", "loader_threads"):
             _require(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
-        for name in ("keep_every", "probe_tiles"):
+        for name in ("keep_every", "probe_tiles", "window"):
             _require(getattr(self, name) >= 0, f"train.{name}", "0 or more", getattr(self, name))
+        expected = f"one of {', '.join(get_args(Render))}"
+        _require(self.render in get_args(Render), "train.render", expected, self.render)
         unknown = [name for name in self.logger_names if name not in LOGGERS]
         _require(not unknown, "train.loggers", f"names among {', '.join(LOGGERS)}", self.loggers)
 

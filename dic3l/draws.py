@@ -15,9 +15,13 @@ import numba
 import numpy as np
 
 njit: Any = numba.njit(cache=True, nogil=True)
-_ROUNDS = 10
-_MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+ROUNDS = 10
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+WEYL = 0x9E3779B9, 0xBB67AE85
+PIXELS_A_COUNTER = 8
+"""numbers of 16 bits that one counter gives"""
+_MULTIPLIER_0, _MULTIPLIER_1 = map(np.uint64, MULTIPLIERS)
+_WEYL_0, _WEYL_1 = map(np.uint64, WEYL)
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 _WORDS = 4
@@ -47,10 +51,36 @@ def _rounds(a, b, c, d, key0, key1, words):
     low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
     for i in range(len(a)):
         w, x, y, z, k0, k1 = a[i], b[i], c[i], d[i], key0, key1
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             left, right = w * _MULTIPLIER_0, y * _MULTIPLIER_1  # 32 x 32 -> 64 bits: cannot overflow
             w, x, y, z = (right >> shift) ^ x ^ k0, right & low, (left >> shift) ^ z ^ k1, left & low
             k0, k1 = (k0 + _WEYL_0) & low, (k1 + _WEYL_1) & low
+        words[i, 0], words[i, 1], words[i, 2], words[i, 3] = w, x, y, z
+
+
+def pixel_words(seed: int, count: int) -> np.ndarray:
+    """Random numbers of 16 bits for the pixels of a tile, uint16 (count,), of a seed of 64 bits alone: the words of
+    counters 0, 1, 2, ..., low half first. `dic3l.device_views.pixel_words` is the same on any device."""
+    words = np.empty((-(-count // PIXELS_A_COUNTER), _WORDS), np.uint32)
+    _pixel_rounds(np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32), words)
+    return words.view("<u2").reshape(-1)[:count]
+
+
+@njit
+def _pixel_rounds(key0, key1, words):
+    """The rounds of `_rounds` for counters (i, 0, 0, 0), in 32 bits, which several counters share a register for."""
+    for i in range(len(words)):
+        w, x, y, z = np.uint32(i), np.uint32(0), np.uint32(0), np.uint32(0)
+        k0, k1 = np.uint32(key0), np.uint32(key1)
+        for _ in range(ROUNDS):
+            left, right = np.uint64(w) * _MULTIPLIER_0, np.uint64(y) * _MULTIPLIER_1
+            w, x, y, z = (
+                np.uint32(right >> _SHIFT) ^ x ^ k0,
+                np.uint32(right),
+                np.uint32(left >> _SHIFT) ^ z ^ k1,
+                np.uint32(left),
+            )
+            k0, k1 = np.uint32(k0 + np.uint32(_WEYL_0)), np.uint32(k1 + np.uint32(_WEYL_1))
         words[i, 0], words[i, 1], words[i, 2], words[i, 3] = w, x, y, z
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +44,7 @@ from dic3l.losses.contour import contour_contrast
 from dic3l.losses.contrast import info_nce
 from dic3l.losses.instances import cosine_regression
 from dic3l.precision import full_precision
+from dic3l.profile import span
 from dic3l.queue import KeyQueue
 from dic3l.roi import pool_boxes
 
@@ -79,7 +80,8 @@ class Network(nn.Module):
         """views: uint8 (n, 1, h, w); boxes: (n, P, 4) in view pixels; mask: bool (n, P); points: (n, Q, 4), the
         squares of the contour branch."""
         stages = self.encoder(views)
-        pooled = pool_boxes(stages[BOX_STAGE], boxes, 1 / STAGE_STRIDE[BOX_STAGE])
+        with span("roi"):
+            pooled = pool_boxes(stages[BOX_STAGE], boxes, 1 / STAGE_STRIDE[BOX_STAGE])
         box_vectors = self.box_head(pooled, mask)
         if self.predictor is not None:
             box_vectors = self.predictor(box_vectors, mask)
@@ -87,7 +89,8 @@ class Network(nn.Module):
         if self.contour == "pooled":  # also where the view is no whole number of cells
             contour = full_precision(shallow).mean((2, 3))[:, None]
         else:
-            contour = pool_boxes(shallow, points, 1 / STAGE_STRIDE[self.contour_stage])
+            with span("roi"):
+                contour = pool_boxes(shallow, points, 1 / STAGE_STRIDE[self.contour_stage])
         return Vectors(
             _unit(self.global_head(stages[BOX_STAGE].mean((2, 3)))),
             _unit(self.contour_head(contour)),
@@ -142,14 +145,6 @@ class StepBatch:
     def keys(self, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the key network is given."""
         return self.key_views[rows], self.key_boxes[rows], self.key_mask[rows], self.key_points[rows]
-
-    def pin_memory(self) -> StepBatch:
-        """A copy in page-locked memory, from which `to` does not wait."""
-        return StepBatch(*(getattr(self, field.name).pin_memory() for field in fields(self)))
-
-    def to(self, device: torch.device) -> StepBatch:
-        """The batch on `device`; pinned memory is sent in the background."""
-        return StepBatch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
 
 class Losses(NamedTuple):
@@ -242,7 +237,8 @@ class DIC3L(nn.Module):
                 parts.append(self.key(*batch.keys(self.division.part_rows(rank, part))))
             vectors = Vectors(*(torch.cat(values) for values in zip(*parts, strict=True)))
             flat = [values.flatten(1) for values in vectors]
-            gathered = distributed.all_gather(torch.cat(flat, dim=1), self.division.counts())
+            with span("gather"):
+                gathered = distributed.all_gather(torch.cat(flat, dim=1), self.division.counts())
             ordered = torch.empty_like(gathered)
             ordered[batch.perm] = gathered
             split = ordered.split([values.shape[1] for values in flat], dim=1)
@@ -338,12 +334,14 @@ def training_step(
     """
     for group in optimiser.param_groups:
         group["lr"] = lr
-    method.momentum_update()
+    with span("momentum"):
+        method.momentum_update()
     optimiser.zero_grad(set_to_none=True)
     division, rank = method.division, distributed.rank()
-    with _autocast(batch.query_views.device, autocast):
+    with span("key"), _autocast(batch.query_views.device, autocast):
         keys = method.encode_keys(batch)
-    counts = method.counts(batch)
+    with span("gather"):
+        counts = method.counts(batch)
     own = Vectors(*(values[division.rows(rank)] for values in keys))
     losses: list[Losses] = []
     features = []
@@ -352,17 +350,22 @@ def training_step(
         set_groups(method.query, division.group_sizes(rank, part))
         # gradients travel once, with the last part
         with _alone(query) if part + 1 < division.parts else nullcontext(), distributed.peer_failures():
-            with _autocast(batch.query_views.device, autocast):
+            with span("query"), _autocast(batch.query_views.device, autocast):
                 queries = query(*batch.queries(rows))
             part_keys = Vectors(*(values[rows] for values in own))
-            found = method.losses(queries, part_keys, batch.query_mask[rows], batch.point_mask[rows], counts)
-            found.total.backward()
+            with span("losses"):
+                found = method.losses(queries, part_keys, batch.query_mask[rows], batch.point_mask[rows], counts)
+            with span("backward"):
+                found.total.backward()
         losses.append(Losses(*(value.detach() for value in found)))
         features.append(queries.global_.detach())
-    method.enqueue(keys)  # after the backward pass, which reads the queues
+    with span("queue"):
+        method.enqueue(keys)  # after the backward pass, which reads the queues
     gradient = _length([value.grad for value in method.query.parameters() if value.grad is not None])
-    optimiser.step()
-    method.follow()
+    with span("optimiser"):
+        optimiser.step()
+    with span("statistics"):
+        method.follow()
     method.steps += 1
     summed = Losses(*(torch.stack(values).sum(0) for values in zip(*losses, strict=True)))
     return StepResult(summed, torch.cat(features), own.global_, gradient)

@@ -10,7 +10,7 @@ Synthetic Aperture Radar Images, 2004, ch. 4); here it is white, a sensor's is c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import cv2
@@ -18,15 +18,16 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from dic3l.config import SpeckleConfig
+from dic3l.draws import pixel_words
 from sarsense.shards import TileSpeckle
 
 AS_SEEN, MIXED, RESPECKLED, FEWER_LOOKS = range(4)
 DRAWS_PER_VIEW = 6
 """uniform numbers: kind, share of the filtered channel, looks, gain, two words of a seed"""
 _DB = 10.0 / math.log(10.0)
-_LOOKS_STEPS = 32
+LOOKS_STEPS = 32
 """of the looks that are drawn: so many tables are made once"""
-_QUANTILES = 4096
+QUANTILES = 4096
 """of speckle, equally likely: twelve random bits a pixel choose one"""
 
 
@@ -40,25 +41,44 @@ class SpeckleParams:
     """float64 (N,): of the filtered channel in the power of a mixed view"""
     looks: np.ndarray
     """float64 (N,): of the speckle that a view is multiplied by"""
+    looks_step: np.ndarray
+    """int64 (N,): which of the looks that are drawn these are, 0 to LOOKS_STEPS"""
     gain_db: np.ndarray
     """float64 (N,): what is added to the level"""
     seed: np.ndarray
     """uint64 (N,): of the speckle's pixels"""
+
+    def __getitem__(self, index: slice) -> SpeckleParams:
+        """Of some of the views."""
+        return SpeckleParams(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def draw_speckle(u: np.ndarray, config: SpeckleConfig) -> SpeckleParams:
     """What happens to N views, from uniforms u (N, DRAWS_PER_VIEW) in [0, 1) in steps of 2**-32."""
     ends = np.cumsum([config.mix_probability, config.respeckle_probability, config.fewer_looks_probability])
     kinds = np.array([MIXED, RESPECKLED, FEWER_LOOKS, AS_SEEN])
-    low, high = config.looks
+    looks_step = np.floor(u[:, 2] * (LOOKS_STEPS + 1)).astype(np.int64)
     words = (u[:, 4:6] * 2.0**32).astype(np.uint64)
     return SpeckleParams(
         kind=kinds[np.searchsorted(ends, u[:, 0], side="right")],
         share=u[:, 1],
-        looks=low * (high / low) ** (np.floor(u[:, 2] * (_LOOKS_STEPS + 1)) / _LOOKS_STEPS),
+        looks=_looks(looks_step, config),
+        looks_step=looks_step,
         gain_db=config.gain_db * (2.0 * u[:, 3] - 1.0),
         seed=words[:, 0] << np.uint64(32) | words[:, 1],
     )
+
+
+def _looks(step: np.ndarray, config: SpeckleConfig) -> np.ndarray:
+    low, high = config.looks
+    return low * (high / low) ** (step / LOOKS_STEPS)
+
+
+def kinds_of(params: SpeckleParams, known: TileSpeckle, numbers: np.ndarray) -> np.ndarray:
+    """int64 (N,): what does happen to N tiles, whose rows in `known` are `numbers` (N,). Tiles whose looks are unknown
+    are as seen, and those that were not filtered are not mixed."""
+    possible = np.isfinite(known.enl[numbers]) & ((params.kind != MIXED) | known.filtered[numbers])
+    return np.where(possible, params.kind, AS_SEEN)
 
 
 def speckle_view(
@@ -70,15 +90,16 @@ def speckle_view(
     `number`: the tile's row in `known`. Tiles whose looks are unknown only get the gain, those that were not filtered
     are not mixed.
     """
-    kind = int(params.kind[index]) if math.isfinite(known.enl[number]) else AS_SEEN
+    here = slice(index, index + 1)
+    kind = int(kinds_of(params[here], known, np.array([number]))[0])
     step, gain = float(known.step_db[number]), float(params.gain_db[index])
-    if kind == MIXED and bool(known.filtered[number]):
+    if kind == MIXED:
         _mix(tile, known, number, float(params.share[index]), gain, out)
     elif kind in (RESPECKLED, FEWER_LOOKS):
         plane = tile[-1] if kind == RESPECKLED else tile[0]
         table = np.rint((speckle_db(float(params.looks[index])) + gain) / step).astype(np.int16)
-        words = np.random.Philox(key=int(params.seed[index])).random_raw(-(-plane.size // 4))
-        noise = table[words.view(np.uint16)[: plane.size].reshape(plane.shape) & np.uint16(_QUANTILES - 1)]
+        words = pixel_words(int(params.seed[index]), plane.size).reshape(plane.shape)
+        noise = table[words & np.uint16(QUANTILES - 1)]
         _put(noise + plane, plane, out)
     else:
         codes = np.clip(np.rint(np.arange(256) + gain / step), 1, 255).astype(np.uint8)
@@ -86,11 +107,16 @@ def speckle_view(
         cv2.LUT(tile[0], codes, dst=out)
 
 
-@lru_cache(maxsize=2 * (_LOOKS_STEPS + 1))
+@lru_cache(maxsize=2 * (LOOKS_STEPS + 1))
 def speckle_db(looks: float) -> np.ndarray:
-    """Equally likely values of the dB of speckle of so many looks, less their mean: float64 (`_QUANTILES`,)."""
-    values = _log_power(_unit_gamma(looks, _QUANTILES))
+    """Equally likely values of the dB of speckle of so many looks, less their mean: float64 (`QUANTILES`,)."""
+    values = _log_power(_unit_gamma(looks, QUANTILES))
     return values - values.mean()
+
+
+def speckle_table(config: SpeckleConfig) -> np.ndarray:
+    """`speckle_db` of all looks that are drawn, float64 (LOOKS_STEPS + 1, QUANTILES), by `SpeckleParams.looks_step`."""
+    return np.stack([speckle_db(float(looks)) for looks in _looks(np.arange(LOOKS_STEPS + 1), config)])
 
 
 @lru_cache(maxsize=1024)

@@ -1,8 +1,7 @@
-"""Which tile comes when, and how it becomes a batch: a plan, not the by-product of a shuffle buffer.
+"""How tiles become batches: a plan (`dic3l.order`), not the by-product of a shuffle buffer.
 
-Sample i of a run (batch element j of step t is i = t * B + j) is tile permutation(epoch)[i mod N] of epoch i // N,
-tiles numbered by their identities, so that a corpus that was put into other shards is shown in the same order. So
-epochs follow one another without a gap, every epoch shows every tile exactly once, a batch may straddle two epochs, and
+Sample i of a run (batch element j of step t is i = t * B + j) is the tile at place i mod N of epoch i // N. So epochs
+follow one another without a gap, every epoch shows every tile exactly once, a batch may straddle two epochs, and
 no tile is ever dropped. The batch of a step is a pure function of settings, corpus and step: the number of
 processes decides who renders what, the number of threads how fast, neither what it is. To resume is to begin at
 another step.
@@ -10,10 +9,12 @@ another step.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -21,21 +22,22 @@ import torch
 
 from dic3l.boxes import matched_boxes
 from dic3l.config import Config
+from dic3l.device_views import SpeckleNumbers, TileBatch, speckle_numbers, view_numbers
 from dic3l.draws import permutation, tile_uniforms
 from dic3l.edges import DRAWS as EDGE_DRAWS
 from dic3l.edges import edge_squares, edge_strength, squares_in_views, whole_views
 from dic3l.errors import ConfigError
 from dic3l.groups import division
 from dic3l.method import StepBatch
+from dic3l.order import Order
 from dic3l.speckle import DRAWS_PER_VIEW as SPECKLE_DRAWS
-from dic3l.speckle import draw_speckle, speckle_view
-from dic3l.views import DRAWS_PER_VIEW, ViewParams, draw_view, render_one
+from dic3l.speckle import SpeckleParams, draw_speckle, speckle_view
+from dic3l.views import DRAWS_PER_VIEW, ViewParams, draw_view, render_one, sampling
 from sarsense.shards import TileSpeckle
 
+T = TypeVar("T")
 _AHEAD = 2
 """batches prepared beyond those that the threads are at work on"""
-_EPOCHS_KEPT = 2
-"""permutations in memory: a batch straddles two epochs at most"""
 
 
 class Tiles(Protocol):
@@ -46,13 +48,42 @@ class Tiles(Protocol):
     keys: list[str]
     contents: tuple[str, ...]
     """speckled, despeckled, or the one and the other: what each channel holds"""
+    shape: tuple[int, int, int]
+    """channels, height, width"""
+    shard_of: np.ndarray
+    """int64 (N,): the shard that holds each tile, 0, 1, ..."""
 
     def speckle(self) -> TileSpeckle:
         """Of each tile; asked for when a view changes speckle, or edges are told from it."""
         ...
 
+    def expect(self, shards: np.ndarray) -> None:
+        """These shards are going to be read, the first ones first."""
+        ...
+
     def __len__(self) -> int: ...
     def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """All that is random of a rank's part of a batch, and which of M tiles it needs."""
+
+    tiles: np.ndarray
+    """int64 (M,): indices, each once"""
+    query: np.ndarray
+    """int64 (n,): rows of `tiles` whose first views the rank holds"""
+    key: np.ndarray
+    """int64 (n,): rows whose second views it holds"""
+    views: tuple[ViewParams, ViewParams]
+    """first and second, of M tiles"""
+    speckle: tuple[SpeckleParams, SpeckleParams]
+    edges: np.ndarray
+    """float64 (M,): a uniform number"""
+    boxes: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """of M tiles, in both views, and which there are"""
+    perm: np.ndarray
+    """int64 (B,): of the whole batch, `StepBatch.perm`"""
 
 
 class Stream:
@@ -66,7 +97,7 @@ class Stream:
                 f"train.batch_size: expected at most the {len(tiles)} train tiles of the corpus, found {batch_size}; "
                 "give a smaller --batch-size, or build a larger corpus"
             )
-        channels, height, width = tiles.read(np.zeros(1, np.int64)).shape[1:]
+        channels, height, width = tiles.shape
         crop_size, most = config.views.crop_size, 2 * min(height, width)
         if crop_size > most:
             raise ConfigError(
@@ -83,13 +114,14 @@ class Stream:
                 "speckle.mix_probability and speckle.respeckle_probability: expected a corpus built with --content "
                 f"both, found {' and '.join(tiles.contents)}; set them to 0, or build the corpus again"
             )
-        self._edges = config.method.contour == "edges"
-        self._speckle = tiles.speckle() if config.speckle.active or self._edges else None
+        wanted = config.speckle.active or config.method.contour == "edges"
+        self._speckle = tiles.speckle() if wanted else None
         cv2.setNumThreads(1)  # parallel over batches instead, which costs no synchronisation
         self.tiles, self.config, self.rank, self.world = tiles, config, rank, world
         self.tile_hw = (height, width)
-        self._by_identity = np.argsort(np.asarray(tiles.ids), kind="stable")
-        self._orders: dict[int, np.ndarray] = {}
+        self.order = Order(tiles.ids, tiles.shard_of, config.train.seed, config.train.window)
+        self._announced: set[tuple[int, int]] = set()
+        self._guard = threading.Lock()
 
     def plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Tile indices and epochs of the whole batch of a step, int64 (B,) each."""
@@ -99,20 +131,71 @@ class Stream:
         indices = np.empty(batch_size, np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            indices[here] = self._order(int(epoch))[samples[here] % count]
+            indices[here] = self.order.epoch(int(epoch))[samples[here] % count]
         return indices, epochs
 
-    def _order(self, epoch: int) -> np.ndarray:
-        order = self._orders.get(epoch)
-        if order is None:
-            order = self._by_identity[permutation(self.config.train.seed, "epoch", epoch, len(self.tiles))]
-            # threads that need it at once compute the same
-            self._orders = {**dict(list(self._orders.items())[1 - _EPOCHS_KEPT :]), epoch: order}
-        return order
+    def tiles_of(self, step: int) -> np.ndarray:
+        """The tiles of the whole batch of a step, in its order: uint8 (B, C, H, W)."""
+        self._announce(step)
+        return self.tiles.read(self.plan(step)[0])
+
+    def _announce(self, step: int) -> None:
+        """Tell the tiles which shards come next, once a window."""
+        epoch, position = divmod(step * self.config.train.batch_size, len(self.tiles))
+        here, shards = self.order.ahead(epoch, position)
+        with self._guard:
+            if here in self._announced:
+                return
+            self._announced.add(here)
+        for window in shards:
+            self.tiles.expect(window)
 
     def batch(self, step: int) -> StepBatch:
         """This rank's part of the batch of a step: first views of its own tiles, second views of its shuffled ones."""
+        drawn = self._draw(step)
+        crop = self.config.views.crop_size
+        views = np.empty((2, len(drawn.query), 1, crop, crop), np.uint8)
+        tile = np.empty((1, len(self.tiles.contents), *self.tile_hw), np.uint8)
+        seen = np.empty((1, *self.tile_hw), np.uint8)
+        lies = [sampling(params, self.tile_hw, crop) for params in drawn.views]
+        position = [{int(place): row for row, place in enumerate(rows)} for rows in (drawn.query, drawn.key)]
+        strengths = []
+        for place, number in enumerate(drawn.tiles):
+            self.tiles.read(drawn.tiles[place : place + 1], out=tile)
+            for side in range(2):
+                if place not in position[side]:
+                    continue
+                # of both contents, and without a wish, the speckled one: what an encoder meets in the field
+                source = tile[0, :1]
+                if self._speckle is not None and self.config.speckle.active:
+                    speckle_view(tile[0], self._speckle, int(number), drawn.speckle[side], place, seen[0])
+                    source = seen
+                render_one(source, drawn.views[side], lies[side], place, views[side, position[side][place]])
+            strengths.append(self._edges(tile[0, 0], int(number)))
+        return self._step_batch(drawn, strengths, torch.from_numpy(views[0]), torch.from_numpy(views[1]))
+
+    def tile_batch(self, step: int) -> TileBatch:
+        """The same, with the tiles themselves and the numbers of their views, which `TileBatch.rendered` makes."""
+        drawn = self._draw(step)
+        tiles = self.tiles.read(drawn.tiles)
+        strengths = [self._edges(tile[0], int(number)) for tile, number in zip(tiles, drawn.tiles, strict=True)]
+        speckle: tuple[SpeckleNumbers, ...] = ()
+        if self._speckle is not None and self.config.speckle.active:
+            known, channels = self._speckle, tiles.shape[1]
+            speckle = tuple(speckle_numbers(params, known, drawn.tiles, channels) for params in drawn.speckle)
+        crop, nothing = self.config.views.crop_size, torch.empty(0, dtype=torch.uint8)
+        numbers = np.stack([view_numbers(params, self.tile_hw, crop) for params in drawn.views])
+        return TileBatch(
+            tiles=torch.from_numpy(tiles),
+            rows=torch.from_numpy(np.stack((drawn.query, drawn.key))),
+            views=torch.from_numpy(numbers),
+            speckle=speckle,
+            rest=self._step_batch(drawn, strengths, nothing, nothing),
+        )
+
+    def _draw(self, step: int) -> _Drawn:
         config = self.config
+        self._announce(step)
         indices, epochs = self.plan(step)
         perm = self._shuffle(step)
         mine = self.division.rows(self.rank)
@@ -123,53 +206,58 @@ class Stream:
         seed, ids, epochs = config.train.seed, np.asarray(self.tiles.ids)[here], epochs[places]
         ends = np.cumsum((DRAWS_PER_VIEW, DRAWS_PER_VIEW, SPECKLE_DRAWS, SPECKLE_DRAWS, EDGE_DRAWS))
         draws = np.split(tile_uniforms(seed, epochs, ids, ends[-1]), ends[:-1], axis=1)
-        crop = config.views.crop_size
         first, second = (draw_view(part, self.tile_hw, config.views) for part in draws[:2])
-        speckle = [draw_speckle(part, config.speckle) for part in draws[2:4]]
 
         def box_draws(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
             return tile_uniforms(seed, epochs[rows], ids[rows], ends[-1] + stop, ends[-1] + start)
 
-        boxes_first, boxes_second, mask = _tensors(matched_boxes(box_draws, first, second, crop, config.boxes))
+        return _Drawn(
+            tiles=here,
+            query=query,
+            key=key,
+            views=(first, second),
+            speckle=(draw_speckle(draws[2], config.speckle), draw_speckle(draws[3], config.speckle)),
+            edges=draws[4][:, 0],
+            boxes=matched_boxes(box_draws, first, second, config.views.crop_size, config.boxes),
+            perm=perm,
+        )
 
-        views = np.empty((2, len(query), 1, crop, crop), np.uint8)
-        tile = np.empty((1, len(self.tiles.contents), *self.tile_hw), np.uint8)
-        seen = np.empty((1, *self.tile_hw), np.uint8)
-        query_of = {int(place): position for position, place in enumerate(query)}
-        key_of = {int(place): position for position, place in enumerate(key)}
-        squares = []
-        for place, number in enumerate(here):
-            self.tiles.read(here[place : place + 1], out=tile)
-            for side, params, positions in ((0, first, query_of), (1, second, key_of)):
-                if place not in positions:
-                    continue
-                # of both contents, and without a wish, the speckled one: what an encoder meets in the field
-                source = tile[0, :1]
-                if self._speckle is not None and config.speckle.active:
-                    speckle_view(tile[0], self._speckle, int(number), speckle[side], place, seen[0])
-                    source = seen
-                render_one(source, params, place, crop, out=views[side, positions[place]])
-            if self._edges:
-                squares.append(
-                    self._edge_squares(tile[0, 0], int(number), float(draws[4][place, 0]), first, second, place)
-                )
-        if self._edges:
+    def _step_batch(
+        self, drawn: _Drawn, strengths: list[np.ndarray], query_views: torch.Tensor, key_views: torch.Tensor
+    ) -> StepBatch:
+        """strengths: of edges of each tile; not looked at where the contour branch does not."""
+        config, (first, second) = self.config, drawn.views
+        crop = config.views.crop_size
+        if config.method.contour == "edges":
+            squares = [
+                edge_squares(strength, float(u), (first.rect[place], second.rect[place]), crop, config.edges)
+                for place, (strength, u) in enumerate(zip(strengths, drawn.edges, strict=True))
+            ]
             found = squares_in_views(squares, first, second, crop, config.edges)
         else:
-            found = whole_views(len(places), crop)
-        points_first, points_second, point_mask = _tensors(found)
+            found = whole_views(len(drawn.tiles), crop)
+        points_first, points_second, point_mask = map(torch.from_numpy, found)
+        boxes_first, boxes_second, mask = map(torch.from_numpy, drawn.boxes)
+        query, key = drawn.query, drawn.key
         return StepBatch(
-            query_views=torch.from_numpy(views[0]),
+            query_views=query_views,
             query_boxes=boxes_first[query],
             query_mask=mask[query],
             query_points=points_first[query],
             point_mask=point_mask[query],
-            key_views=torch.from_numpy(views[1]),
+            key_views=key_views,
             key_boxes=boxes_second[key],
             key_mask=mask[key],
             key_points=points_second[key],
-            perm=torch.from_numpy(perm),
+            perm=torch.from_numpy(drawn.perm),
         )
+
+    def _edges(self, codes: np.ndarray, number: int) -> np.ndarray:
+        """Strength of the edges of a tile, uint8 (H, W), as the sensor saw it: the same points in every epoch's views,
+        whatever these do to speckle and level. Nothing where the contour branch does not look at edges."""
+        if self.config.method.contour != "edges" or self._speckle is None:
+            return np.empty((0, 0), np.float32)
+        return edge_strength(codes, float(self._speckle.step_db[number]), float(self._speckle.enl[number]))
 
     def _shuffle(self, step: int) -> np.ndarray:
         """Which tile's second view is key image j, int64 (B,); in order where no key depends on another's image."""
@@ -178,42 +266,21 @@ class Stream:
             return np.arange(count)
         return permutation(self.config.train.seed, "shuffle", step, count)
 
-    def _edge_squares(
-        self, codes: np.ndarray, number: int, u: float, first: ViewParams, second: ViewParams, place: int
-    ) -> np.ndarray:
-        """Of the tile that the views `place` are of. Edges are those of the tile as the sensor saw it: with the same
-        points in every epoch's views, whatever these do to speckle and level."""
-        known = self._speckle
-        if known is None:
-            raise ConfigError("method.contour = edges: the speckle of the tiles is not known")
-        strength = edge_strength(codes, float(known.step_db[number]), float(known.enl[number]))
-        rects = first.rect[place], second.rect[place]
-        return edge_squares(strength, u, rects, self.config.views.crop_size, self.config.edges)
+    def batches(self, start: int, stop: int, make: Callable[[int], T]) -> Generator[tuple[int, T], None, None]:
+        """(step, make(step)) for start <= step < stop, prepared ahead by `train.loader_threads` threads, a batch each.
 
-    def batches(self, start: int, stop: int, pin: bool = False) -> Generator[tuple[int, StepBatch], None, None]:
-        """(step, batch) for start <= step < stop, prepared ahead by `train.loader_threads` threads, a batch each.
-
-        pin: in page-locked memory, for CUDA. Close the generator to stop early. A batch's error is raised in its turn.
+        make: `batch`, `tile_batch`, or what is made of them. Close the generator to stop early. A batch's error is
+        raised in its turn.
         """
         threads = self.config.train.loader_threads
-
-        def prepare(step: int) -> StepBatch:
-            batch = self.batch(step)
-            return batch.pin_memory() if pin else batch
-
         pool = ThreadPoolExecutor(threads, thread_name_prefix="dic3l-loader")
         try:
-            pending: deque[tuple[int, Future[StepBatch]]] = deque()
+            pending: deque[tuple[int, Future[T]]] = deque()
             ahead = start
             for step in range(start, stop):
                 while ahead < min(stop, step + threads + _AHEAD):
-                    pending.append((ahead, pool.submit(prepare, ahead)))
+                    pending.append((ahead, pool.submit(make, ahead)))
                     ahead += 1
                 yield step, pending.popleft()[1].result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _tensors(arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    first, second, mask = map(torch.from_numpy, arrays)
-    return first, second, mask

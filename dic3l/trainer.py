@@ -38,11 +38,13 @@ from dic3l.checkpoint import (
 )
 from dic3l.config import Config, Precision, to_toml
 from dic3l.errors import JointError
+from dic3l.feed import feed
 from dic3l.groups import division
 from dic3l.knn import SceneProbe
 from dic3l.method import DIC3L, training_step
 from dic3l.monitor import Monitor, Window, health, window_means
 from dic3l.optim import key_momentum, learning_rate, make_optimiser, peak_rate, queue_length, total_steps
+from dic3l.profile import Profiler, span
 from dic3l.stream import Stream, Tiles
 from dic3l.writer import CheckpointWriter
 
@@ -85,11 +87,12 @@ def train(
     device: torch.device,
     probe: SceneProbe | None = None,
     allow_corpus_change: bool = False,
+    profiled: int = 0,
 ) -> Outcome:
     """Train on `tiles` into the folder `run`, as one of the processes of the current group.
 
-    resume, allow_corpus_change: see `dic3l.checkpoint.open_run`; probe: asked at each checkpoint. Raises ConfigError,
-    CheckpointError, DivergenceError.
+    resume, allow_corpus_change: see `dic3l.checkpoint.open_run`; probe: asked at each checkpoint; profiled: steps that
+    `dic3l.profile` looks at. Raises ConfigError, CheckpointError, DivergenceError.
     """
     rank, world = distributed.rank(), distributed.world()
     config = replace(config, train=replace(config.train, precision=choose_precision(config.train.precision, device)))
@@ -123,6 +126,7 @@ def train(
         Monitor(run, start, total, config) as monitor,
         _signals() as stop,
         CheckpointWriter(run, config.train) as writer,
+        closing(Profiler(run / "profile", profiled, device)) as profiler,
     ):
         for line in _opening(config, corpus, stream, method, start, total, device, probe):
             monitor.say(line)
@@ -130,16 +134,19 @@ def train(
             monitor.say("note: the corpus is another one than the checkpoint's: the order of its tiles begins anew")
         began = since = time.monotonic()
         waited = 0.0
-        with closing(stream.batches(start, total, pin=device.type == "cuda")) as batches:
+        with closing(feed(stream, start, total, device)) as batches:
             while done < total and not stopping:
                 asked = time.monotonic()
-                step, batch = next(batches)
+                with span("data"):
+                    step, batch = next(batches)
                 waited += time.monotonic() - asked
                 lr = learning_rate(step, total, peak, config.optim.warmup_steps)
-                result = training_step(method, query, batch.to(device), optimiser, lr, autocast)
+                result = training_step(method, query, batch, optimiser, lr, autocast)
                 window.add(result.losses, result.gradient)
                 done = step + 1
                 monitor.step(done)
+                for line in profiler.step():
+                    monitor.say(line)
 
                 saving = done % checkpoint_every == 0 or done == total
                 logging = done % log_every == 0 or saving

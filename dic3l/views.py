@@ -1,7 +1,8 @@
 """Views of a tile: which part of it, mirrored or not, how bright, how sharp; and the pixels that follow.
 
 Parameters are drawn for a whole batch at once (`draw_view`), say exactly where on the tile each pixel of the view
-lies (`view_matrix`), and are carried out by OpenCV one image at a time (`render_one`, which releases the GIL).
+lies (`view_matrix`), and are carried out by OpenCV one image at a time (`render_one`, which releases the GIL), or by
+`dic3l.device_views` for a batch.
 The distribution is that of torchvision's RandomResizedCrop, ColorJitter (brightness and contrast, in random order),
 GaussianBlur and RandomHorizontalFlip, save that rectangles are not rounded to whole pixels.
 
@@ -10,7 +11,6 @@ Coordinates are of edges, not of centres: a tile spans [0, W] x [0, H], its firs
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import cv2
@@ -117,40 +117,59 @@ def view_matrix(params: ViewParams, crop_size: int) -> np.ndarray:
     return matrix
 
 
-def _reduced_axis(low: float, high: float, pixels: int, crop_size: int) -> tuple[int, int, int]:
-    """(first pixel, block, number of blocks) along an axis, so that blocks cover [low, high] and a block stays
-    smaller than two pixels of the view. Where the tile ends before the last block, that block is left out."""
-    block = max(1, math.floor((high - low) / crop_size))
-    first = math.floor(low)
-    blocks = min(math.ceil((high - first) / block), pixels // block)
-    return max(0, min(first, pixels - blocks * block)), block, blocks
+@dataclass(frozen=True)
+class Sampling:
+    """Where the pixels of N views lie among those of their tiles, float64 (N, 2) each, along x and y.
 
-
-def _resample(plane: np.ndarray, rect: np.ndarray, flips: tuple[bool, bool], crop_size: int) -> np.ndarray:
-    """uint8 (H, W) -> uint8 (crop, crop). Bilinear at exact centres; strong reductions average blocks first.
-
-    Without averaging, a view much smaller than its crop would keep the full speckle of single pixels, which no
-    smaller picture of the ground has. OpenCV before version 5 rounds source positions to 1/32 pixel.
+    Strong reductions average blocks first. Without that, a view much smaller than its crop would keep the full speckle
+    of single pixels, which no smaller picture of the ground has.
     """
-    height, width = plane.shape
-    x0, y0, x1, y1 = (float(edge) for edge in rect)
-    left, block_x, columns = _reduced_axis(x0, x1, width, crop_size)
-    top, block_y, rows = _reduced_axis(y0, y1, height, crop_size)
+
+    start: np.ndarray
+    """of the view's first pixel, among blocks: index of centres"""
+    step: np.ndarray
+    """from one pixel of the view to the next, in blocks; negative where the view is mirrored"""
+    first: np.ndarray
+    """pixel of the tile that blocks begin with; 0 where all of the tile is read, as it is where nothing is averaged"""
+    block: np.ndarray
+    """pixels a side, less than two of the view's; 1 where nothing is averaged"""
+    blocks: np.ndarray
+    """how many; a block that the tile has not all of is left out"""
+
+
+def sampling(params: ViewParams, tile_hw: tuple[int, int], crop_size: int) -> Sampling:
+    """Of views of `crop_size` pixels of tiles of `tile_hw` (height, width)."""
+    low, high = params.rect[:, :2], params.rect[:, 2:]
+    pixels = np.array(tile_hw[::-1], np.float64)
+    block = np.maximum(1.0, np.floor((high - low) / crop_size))
+    blocks = np.minimum(np.ceil((high - np.floor(low)) / block), pixels // block)
+    first = np.clip(np.floor(low), 0.0, pixels - blocks * block)
+    whole = (block == 1.0).all(axis=1, keepdims=True)
+    first, blocks = np.where(whole, 0.0, first), np.where(whole, pixels, blocks)
+    flips = np.stack((params.flip, params.flip_vertical), axis=1)
+    step = (high - low) / block / crop_size * np.where(flips, -1.0, 1.0)
+    # of edges; both centres lie half a pixel after the index
+    start = (np.where(flips, high, low) - first) / block + 0.5 * step - 0.5
+    return Sampling(start, step, first, block, blocks)
+
+
+def _resample(plane: np.ndarray, lies: Sampling, index: int, crop_size: int) -> np.ndarray:
+    """uint8 (H, W) -> uint8 (crop, crop). Bilinear at exact centres; OpenCV before version 5 rounds source positions to
+    1/32 pixel."""
+    block_x, block_y = map(int, lies.block[index])
     if block_x > 1 or block_y > 1:
+        (left, top), (columns, rows) = map(int, lies.first[index]), map(int, lies.blocks[index])
         plane = plane[top : top + rows * block_y, left : left + columns * block_x]
         plane = cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_AREA)
-        x0, x1 = (x0 - left) / block_x, (x1 - left) / block_x
-        y0, y1 = (y0 - top) / block_y, (y1 - top) / block_y
-    step_x, step_y = (x1 - x0) / crop_size, (y1 - y0) / crop_size
-    start_x, start_y = x0, y0
-    if flips[0]:
-        start_x, step_x = x1, -step_x
-    if flips[1]:
-        start_y, step_y = y1, -step_y
-    # from the index of a view pixel to the index of a source pixel: both centres lie half a pixel after the index
-    to_source = np.array([[step_x, 0, start_x + 0.5 * step_x - 0.5], [0, step_y, start_y + 0.5 * step_y - 0.5]])
+    (start_x, start_y), (step_x, step_y) = lies.start[index], lies.step[index]
+    to_source = np.array([[step_x, 0, start_x], [0, step_y, start_y]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(plane, to_source, (crop_size, crop_size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def blur_radius(sigma: float) -> int:
+    """Pixels on each side that OpenCV's Gaussian kernel of this standard deviation reaches, on 8 bits."""
+    return round(6 * sigma + 1) // 2
 
 
 def _table(values: np.ndarray) -> np.ndarray:
@@ -169,25 +188,20 @@ def _jitter(view: np.ndarray, brightness: float, contrast: float, contrast_first
     return view
 
 
-def render_one(
-    tile: np.ndarray, params: ViewParams, index: int, crop_size: int, out: np.ndarray | None = None
-) -> np.ndarray:
-    """View `index` of `params`: tile uint8 (C, H, W) -> uint8 (C, crop_size, crop_size), into `out` if given.
+def render_one(tile: np.ndarray, params: ViewParams, lies: Sampling, index: int, view: np.ndarray) -> None:
+    """View `index` of `params`, sampled as `lies` says: tile uint8 (C, H, W) -> `view` uint8 (C, crop, crop).
 
     Code 0 (no data) is interpolated, jittered and blurred like any other value: next to it, a view fades to black.
     Safe to call from many threads; a thread pool wants `cv2.setNumThreads(1)`.
     """
-    flips = bool(params.flip[index]), bool(params.flip_vertical[index])
-    view = np.empty((len(tile), crop_size, crop_size), np.uint8) if out is None else out
     for channel, plane in enumerate(tile):
-        view[channel] = _resample(plane, params.rect[index], flips, crop_size)
+        view[channel] = _resample(plane, lies, index, view.shape[-1])
     contrast_first = bool(params.contrast_first[index])
     view[...] = _jitter(view, float(params.brightness[index]), float(params.contrast[index]), contrast_first)
     sigma = float(params.blur_sigma[index])
     if sigma > 0:
         for plane in view:
             cv2.GaussianBlur(plane, (0, 0), sigma, dst=plane)
-    return view
 
 
 def render(tiles: np.ndarray, params: ViewParams, crop_size: int, out: np.ndarray | None = None) -> np.ndarray:
@@ -196,6 +210,7 @@ def render(tiles: np.ndarray, params: ViewParams, crop_size: int, out: np.ndarra
         raise ConfigError(f"tiles to render: expected uint8 (N, C, H, W), found {tiles.dtype} {tiles.shape}")
     if out is None:
         out = np.empty((len(tiles), tiles.shape[1], crop_size, crop_size), np.uint8)
+    lies = sampling(params, (tiles.shape[2], tiles.shape[3]), crop_size)
     for index, tile in enumerate(tiles):
-        render_one(tile, params, index, crop_size, out[index])
+        render_one(tile, params, lies, index, out[index])
     return out

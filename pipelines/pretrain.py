@@ -21,23 +21,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dic3l import distributed
-from dic3l.checkpoint import CorpusFacts, open_run
+from dic3l.checkpoint import open_run
 from dic3l.config import Config, to_toml
 from dic3l.errors import ConfigError, Dic3lError, JointError
 from dic3l.gallery import gallery
-from dic3l.knn import SceneProbe, scene_probe
 from dic3l.loggers import check_loggers
 from dic3l.stream import Stream
 from dic3l.trainer import STOPPING, Outcome, train
-from sarsense.corpus import Corpus, open_corpus
+from pipelines.shard_source import ShardSource, note_bad_shard, open_tiles
 from sarsense.places import Place
-from sarsense.shards import TileReader
+from sarsense.shard_cache import BadShardError
 
 _PARENT = "DIC3L_PARENT"
 """process number of the parent, in the environment of the ranks that it starts"""
+_BEGIN_AGAIN = 75
+"""exit code of a rank that is to be started again with all its peers (EX_TEMPFAIL of sysexits.h)"""
 _GRACE_SECONDS = 20.0
 """from the first rank's failure to the end of the others by force"""
 _POLL_SECONDS = 0.1
+_AS_IT_IS = ShardSource()
 
 
 def pretrain(
@@ -47,6 +49,8 @@ def pretrain(
     resume: str = "auto",
     nproc: int = 1,
     allow_corpus_change: bool = False,
+    source: ShardSource = _AS_IT_IS,
+    profiled: int = 0,
 ) -> Outcome | None:
     """Train on the train split of `corpus` into the folder `run`.
 
@@ -58,46 +62,52 @@ def pretrain(
     inside = "WORLD_SIZE" in os.environ
     if inside and nproc > 1:
         raise ConfigError("--nproc: torchrun already decides how many processes there are; leave it out")
-    if not isinstance(corpus, Path):
-        raise ConfigError(f"{corpus}: training reads tiles from a folder; copy the corpus to this machine first")
     check_loggers(config.train.logger_names)
-    opened, tiles = _open(corpus)
-    if inside or nproc == 1:
-        return _train_here(opened, tiles, run, config, resume, allow_corpus_change)
-    # what is wrong for every rank is said once, before there are any
-    Stream(tiles, config, world=nproc)
-    open_run(run, config, _facts(opened), resume, allow_corpus_change)
-    with tempfile.TemporaryDirectory(prefix="dic3l-") as scratch:
-        settings = Path(scratch) / "config.toml"
-        settings.write_text(to_toml(config), encoding="utf-8")
-        command = [sys.executable, "-m", "dic3l", "pretrain", str(corpus), "--out", str(run)]
-        command += ["--config", str(settings), "--resume", resume]
-        _run_ranks([*command, "--allow-corpus-change"] if allow_corpus_change else command, nproc)
-    return None
+    while True:
+        try:
+            if inside or nproc == 1:
+                return _train_here(corpus, run, config, resume, allow_corpus_change, source, profiled)
+            _train_ranks(corpus, run, config, resume, nproc, allow_corpus_change, source, profiled)
+            return None
+        except BadShardError as error:
+            if not source.skip_bad:
+                raise BadShardError(f"{error}; or leave it out: --skip-bad-shards", error.shard) from error
+            note_bad_shard(run, error)
+            _tell(f"warning: {error}; begun again from the last checkpoint without it")
+            if inside:
+                sys.exit(_BEGIN_AGAIN)  # whoever started the ranks starts all of them again
+        except SystemExit as stop:
+            if inside or stop.code != _BEGIN_AGAIN:
+                raise
+        resume = "auto" if resume == "never" else resume
 
 
 def draw_views(corpus: Place, config: Config, out_png: Path, count: int) -> None:
     """A gallery of the views of the first train tiles. Raises ConfigError, Dic3lError, CorpusError."""
-    gallery(_open(corpus)[1], config, out_png, count)
-
-
-def _open(corpus: Place) -> tuple[Corpus, TileReader]:
-    opened = open_corpus(corpus)
-    tiles = TileReader(opened, split="train", eight_bit=True)
-    if not len(tiles):
-        raise ConfigError(f"{corpus}: no tile in the train split; build it again with another --seed or --val-share")
-    return opened, tiles
+    with open_tiles(corpus, out_png.parent, config, _AS_IT_IS) as opened:
+        gallery(opened.tiles, config, out_png, count)
 
 
 def _train_here(
-    corpus: Corpus, tiles: TileReader, run: Path, config: Config, resume: str, allow_corpus_change: bool
+    corpus: Place,
+    run: Path,
+    config: Config,
+    resume: str,
+    allow_corpus_change: bool,
+    source: ShardSource,
+    profiled: int,
 ) -> Outcome | None:
     _die_with_parent()
-    with distributed.process_group(config.train.device) as device:
+    with (
+        open_tiles(corpus, run, config, source) as opened,
+        distributed.process_group(config.train.device) as device,
+    ):
+        if distributed.rank() == 0:
+            for line in opened.notes:
+                _tell(line)
+        allowed = allow_corpus_change or source.skip_bad
         try:
-            outcome = train(
-                tiles, _facts(corpus), config, run, resume, device, _probe(corpus, config), allow_corpus_change
-            )
+            outcome = train(opened.tiles, opened.facts, config, run, resume, device, opened.probe, allowed, profiled)
         except JointError:
             if distributed.rank() == 0:
                 raise
@@ -105,14 +115,34 @@ def _train_here(
         return outcome if distributed.rank() == 0 else None
 
 
-def _probe(corpus: Corpus, config: Config) -> SceneProbe | None:
-    val = TileReader(corpus, split="val", eight_bit=True)
-    return scene_probe(val, corpus.tiles("val", columns=["scene"])["scene"].to_pylist(), config)
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
-def _facts(corpus: Corpus) -> CorpusFacts:
-    manifest = corpus.manifest
-    return CorpusFacts(corpus.name, str(manifest.get("version", "")), corpus.digest, manifest.get("groups", {}))
+def _train_ranks(
+    corpus: Place,
+    run: Path,
+    config: Config,
+    resume: str,
+    nproc: int,
+    allow_corpus_change: bool,
+    source: ShardSource,
+    profiled: int,
+) -> None:
+    # what is wrong for every rank is said once, before there are any
+    with open_tiles(corpus, run, config, source) as opened:
+        Stream(opened.tiles, config, world=nproc)
+        open_run(run, config, opened.facts, resume, allow_corpus_change or source.skip_bad)
+    with tempfile.TemporaryDirectory(prefix="dic3l-") as scratch:
+        settings = Path(scratch) / "config.toml"
+        settings.write_text(to_toml(config), encoding="utf-8")
+        command = [sys.executable, "-m", "dic3l", "pretrain", str(corpus), "--out", str(run)]
+        command += ["--config", str(settings), "--resume", resume]
+        command += ["--cache", str(source.cache), "--cache-gib", str(source.limit / 2**30)]
+        command += ["--profile", str(profiled)]
+        command += ["--allow-corpus-change"] * allow_corpus_change + ["--skip-bad-shards"] * source.skip_bad
+        _run_ranks(command, nproc)
 
 
 # -------------------------------------------------------------------------------------------------------- ranks

@@ -12,13 +12,15 @@ import io
 import json
 import mmap
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from sarsense.codes import as_8_bit, code_steps
 from sarsense.errors import ShardError
@@ -27,6 +29,7 @@ from sarsense.places import Place, RemotePath, local_copy
 
 if TYPE_CHECKING:
     from sarsense.corpus import Corpus
+    from sarsense.shard_cache import ShardCache
 
 
 @dataclass(frozen=True)
@@ -112,38 +115,61 @@ class TileReader:
     the corpus says: a truncated shard is never a shorter epoch.
     """
 
-    def __init__(self, corpus: Corpus, split: str | None = None, eight_bit: bool = False) -> None:
-        """eight_bit: whatever the corpus holds, read 8-bit codes (`sarsense.codes.as_8_bit`)."""
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str | None = None,
+        eight_bit: bool = False,
+        cache: ShardCache | None = None,
+        leave_out: Collection[str] = (),
+    ) -> None:
+        """eight_bit: whatever the corpus holds, read 8-bit codes (`sarsense.codes.as_8_bit`); cache: where shards of a
+        remote corpus are kept, to read many of its tiles; leave_out: shards whose tiles are not asked for."""
         self._corpus, self._split = corpus, split
         self.contents = corpus.contents
-        table = corpus.tiles(split, columns=["key", "shard", "offset"])
+        self._leave_out = leave_out
+        table = self._rows(["key", "offset"])
         self.keys: list[str] = table["key"].to_pylist()
         self.ids = tile_ids(self.keys)
-        self._shape = corpus.tile_shape
+        self.shape = corpus.tile_shape
+        """(C, H, W)"""
         self._stored = corpus.dtype
-        self._nbytes = int(np.prod(self._shape)) * self._stored.itemsize
+        self._nbytes = int(np.prod(self.shape)) * self._stored.itemsize
         self.dtype = np.dtype(np.uint8) if eight_bit else self._stored
         """of what is read: uint8 or uint16"""
         self._offsets = table["offset"].to_numpy()
         names: list[str] = table["shard"].to_pylist()
         order = {name: index for index, name in enumerate(dict.fromkeys(names))}
-        self._shard_of = np.array([order[name] for name in names], dtype=np.int64)
-        sizes = {shard.path: shard.bytes for shard in corpus.shards}
-        self._maps = [_map(corpus.root / name, sizes[name]) for name in order]
+        self.shard_of = np.array([order[name] for name in names], dtype=np.int64)
+        """int64 (N,): in which of the shards of the split each tile lies"""
+        known = {shard.path: shard for shard in corpus.shards}
+        self.shards = [known[name] for name in order]
+        self._cache = cache
+        self._maps = [_map(corpus.root / shard.path, shard, cache) for shard in self.shards]
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def _rows(self, columns: list[str]) -> pa.Table:
+        """Of the tiles, with their shards."""
+        table = self._corpus.tiles(self._split, columns=[*columns, "shard"])
+        return table.filter(~pc.field("shard").isin(list(self._leave_out))) if self._leave_out else table
+
     def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The tiles at `indices` (any order, repeats allowed): (n, C, H, W) of `dtype`, into `out` where given."""
         if out is None:
-            out = np.empty((len(indices), *self._shape), self.dtype)
+            out = np.empty((len(indices), *self.shape), self.dtype)
         for row, index in enumerate(indices):
             start = self._offsets[index]
-            raw = self._maps[self._shard_of[index]][start : start + self._nbytes]
-            codes = raw.view(self._stored).reshape(self._shape)
+            raw = self._maps[self.shard_of[index]][start : start + self._nbytes]
+            codes = raw.view(self._stored).reshape(self.shape)
             out[row] = codes if self.dtype == self._stored else as_8_bit(codes)
         return out
+
+    def expect(self, shards: np.ndarray) -> None:
+        """These shards are going to be read, the first ones first: remote ones are fetched ahead."""
+        if self._cache is not None:
+            self._cache.expect([self.shards[index] for index in shards])
 
     def speckle(self) -> TileSpeckle:
         """Of each tile. ShardError for a corpus that was coded with the bias of speckle left in."""
@@ -152,7 +178,7 @@ class TileReader:
                 f"{self._corpus.root}: built with --normalization fixed, which leaves speckle's bias in the codes; "
                 "views that change speckle or level want one built with group or scene"
             )
-        table = self._corpus.tiles(self._split, columns=["lo_db", "hi_db", "enl", "enl_bias_db", "group", "channels"])
+        table = self._rows(["lo_db", "hi_db", "enl", "enl_bias_db", "group", "channels"])
         display = [name.endswith("/display") for name in table["group"].to_pylist()]
         enl = table["enl"].to_numpy().astype(np.float64)
         filtered = table["channels"].combine_chunks().flatten().field("filtered").to_numpy(zero_copy_only=False)
@@ -186,9 +212,21 @@ class _RemoteBytes:
         return np.frombuffer(found, np.uint8)
 
 
-def _map(path: Place, size: int) -> np.ndarray | _RemoteBytes:
+@dataclass(frozen=True)
+class _CachedBytes:
+    """The bytes of a remote shard that is fetched as a whole."""
+
+    cache: ShardCache
+    shard: Shard
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        return self.cache.bytes_of(self.shard)[wanted]
+
+
+def _map(path: Place, shard: Shard, cache: ShardCache | None) -> np.ndarray | _RemoteBytes | _CachedBytes:
     if not isinstance(path, Path):
-        return _RemoteBytes(path)
+        return _RemoteBytes(path) if cache is None else _CachedBytes(cache, shard)
+    size = shard.bytes
     try:
         with path.open("rb") as file:
             found = path.stat().st_size

@@ -117,7 +117,7 @@ def _connected(scheme: str, _told: tuple[tuple[str, str], ...], _refused: int) -
         import fsspec
 
         store = fsspec.filesystem(scheme, skip_instance_cache=True, **fsspec_settings(scheme))
-        store.retries = patience()[0]  # of s3fs: a part of an upload is sent again, not all of it
+        store.retries = max(1, patience()[0])  # of s3fs: a part of an upload is sent again, not all of it
         return store
     except ImportError as error:
         extra = PROTOCOLS[scheme].extra

@@ -24,6 +24,14 @@ settings.load_profile("suite")
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture
 def real_data() -> Path:
     if not (REAL_DATA / "README.md").is_file():
@@ -119,3 +127,19 @@ def store(_one_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectSto
     for name, value in _one_store.environment.items():
         monkeypatch.setenv(name, value)
     return _one_store
+
+
+@pytest.fixture(scope="session")
+def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of 272 train tiles of 128 px in six shards, none of val."""
+    from pipelines.build import build
+    from sarsense.config import BuildConfig
+    from sarsense.corpus import open_corpus
+    from sarsense.simulate import simulate
+
+    root = tmp_path_factory.mktemp("many")
+    simulate(root / "sim", scenes=4, size=768, looks=4.0, seed=0)
+    config = BuildConfig(tile_size=128, val_share=0, shard_mib=1)
+    build([str(root / "sim" / "scenes")], root / "corpus", config, workers=0)
+    assert len(open_corpus(root / "corpus").shards) == 6
+    return root / "corpus"

@@ -47,8 +47,8 @@ class Behaviour:
 
     def set(self, wanted: dict[str, Any]) -> None:
         """share: of requests that fail, drawn by seed; at_most: so many of them; kinds: of faults; stall_seconds: for
-        which a body stands still; expired: whether all are answered 403 ExpiredToken; expires_after: GETs of rasters
-        until that begins."""
+        which a body stands still; latency: seconds before each answer; expired: whether all are answered 403
+        ExpiredToken; expires_after: GETs of rasters until that begins."""
         with self.lock:
             self.share: float = wanted.get("share", 0.0)
             self.at_most: int = wanted.get("at_most", -1)
@@ -56,6 +56,7 @@ class Behaviour:
             self.expired: bool = wanted.get("expired", False)
             self.expires_after: int | None = wanted.get("expires_after")
             self.stall_seconds: float = wanted.get("stall_seconds", _STALL_SECONDS)
+            self.latency: float = wanted.get("latency", 0.0)
             self.random = random.Random(wanted.get("seed", 0))
             self.log: list[tuple[str, str, int, int, str]] = []
 
@@ -92,6 +93,7 @@ class Proxy(BaseHTTPRequestHandler):
         if self.path == CONTROL:
             self._control(body)
             return
+        time.sleep(self.behaviour.latency)
         fault = self.behaviour.fault(self.command, self.path)
         if fault is None and self._key() not in (None, KEY):
             fault = "wrong key"

@@ -12,7 +12,7 @@ from scipy.special import polygamma
 from dic3l.config import EdgeConfig, ViewConfig
 from dic3l.draws import tile_uniforms
 from dic3l.edges import CELL, edge_squares, edge_strength, squares_in_views, strongest, whole_views
-from dic3l.views import DRAWS_PER_VIEW, ViewParams, draw_view, render_one, view_matrix
+from dic3l.views import DRAWS_PER_VIEW, ViewParams, draw_view, render, view_matrix
 
 STEP_DB = 0.15
 
@@ -143,7 +143,7 @@ def test_of_a_coordinate_ramp_squares_of_both_views_hold_the_same_ground():
     for tile in (ramp, ramp.T.copy()):
         means = []
         for params, boxes in zip(views, (one, other), strict=True):
-            view = render_one(tile[None], params, 0, 160)[0].astype(float)
+            view = render(tile[None, None], params, 160)[0, 0].astype(float)
             centres = np.rint((boxes[0, :, :2] + boxes[0, :, 2:]) / 2).astype(int)
             means.append([view[y - 3 : y + 3, x - 3 : x + 3].mean() for x, y in centres])
         assert np.abs(np.subtract(*means)).max() < 1.0

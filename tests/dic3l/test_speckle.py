@@ -54,7 +54,12 @@ def known(enl: float = ENL, filtered: bool = True) -> TileSpeckle:
 
 def params(kind: int, share: float = 0.0, looks: float = 1.0, gain_db: float = 0.0, seed: int = 7) -> SpeckleParams:
     return SpeckleParams(
-        np.array([kind]), np.array([share]), np.array([looks]), np.array([gain_db]), np.array([seed], np.uint64)
+        kind=np.array([kind]),
+        share=np.array([share]),
+        looks=np.array([looks]),
+        looks_step=np.zeros(1, np.int64),
+        gain_db=np.array([gain_db]),
+        seed=np.array([seed], np.uint64),
     )
 
 

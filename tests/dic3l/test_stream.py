@@ -34,6 +34,12 @@ class FakeTiles:
         self.keys = [f"tile-{index:03d}" for index in range(count)]
         coarse = rng.integers(1, 256, (count, channels, side // 8, side // 8), dtype=np.uint8)
         self._pixels = coarse.repeat(8, 2).repeat(8, 3)
+        self.shape = (channels, side, side)
+        self.shard_of = np.arange(count) // 5
+        self.expected: list[list[int]] = []
+
+    def expect(self, shards: np.ndarray) -> None:
+        self.expected.append(shards.tolist())
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -122,7 +128,7 @@ def test_ranks_hold_parts_of_the_batch_of_one_process(world, size):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_batches_come_in_order_the_same_for_any_number_of_threads_and_any_start(threads):
     stream = Stream(FakeTiles(), settings(train__loader_threads=threads))
-    found = dict(stream.batches(2, 7))
+    found = dict(stream.batches(2, 7, stream.batch))
     assert list(found) == [2, 3, 4, 5, 6]
     for step, batch in found.items():
         assert_equal(batch, Stream(FakeTiles(), settings()).batch(step))
@@ -138,7 +144,7 @@ def test_an_error_of_a_batch_is_raised_in_its_turn_and_no_thread_stays():
     torn = -1
     stream = Stream(Torn(), settings())
     torn = int(stream.plan(1)[0][3])
-    batches = stream.batches(0, 6)
+    batches = stream.batches(0, 6, stream.batch)
     assert next(batches)[0] == 0
     with pytest.raises(OSError, match="shard torn"):
         next(batches)
@@ -146,7 +152,8 @@ def test_an_error_of_a_batch_is_raised_in_its_turn_and_no_thread_stays():
 
 
 def test_closing_early_ends_the_threads():
-    batches = Stream(FakeTiles(), settings()).batches(0, 1000)
+    stream = Stream(FakeTiles(), settings())
+    batches = stream.batches(0, 1000, stream.batch)
     next(batches)
     assert loader_threads()
     batches.close()
@@ -156,9 +163,7 @@ def test_closing_early_ends_the_threads():
 def test_batches_are_prepared_ahead_but_not_without_bound():
     made = []
     stream = Stream(FakeTiles(), settings(train__loader_threads=1))
-    prepare = stream.batch
-    stream.batch = lambda step: (made.append(step), prepare(step))[1]  # type: ignore[method-assign]
-    batches = stream.batches(0, 100)
+    batches = stream.batches(0, 100, lambda step: (made.append(step), stream.batch(step))[1])
     next(batches)
     deadline = time.monotonic() + 10
     while len(made) < 3 and time.monotonic() < deadline:
@@ -224,7 +229,8 @@ def test_of_both_contents_the_published_views_are_of_the_speckled_one():
 def test_views_that_know_speckle_do_not_depend_on_processes_threads_or_start():
     config = settings(**KNOWING)
     whole = {step: Stream(BothTiles(), config).batch(step) for step in range(4)}
-    for step, batch in Stream(BothTiles(), settings(**KNOWING, train__loader_threads=3)).batches(2, 4):
+    threaded = Stream(BothTiles(), settings(**KNOWING, train__loader_threads=3))
+    for step, batch in threaded.batches(2, 4, threaded.batch):
         assert_equal(batch, whole[step])
     halves = [Stream(BothTiles(), config, rank, 2).batch(1) for rank in range(2)]
     for field in fields(StepBatch):

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as tvf
 from dic3l.config import ViewConfig
 from dic3l.draws import tile_uniforms
 from dic3l.errors import ConfigError
-from dic3l.views import DRAWS_PER_VIEW, ViewParams, draw_view, render, render_one, view_matrix
+from dic3l.views import DRAWS_PER_VIEW, ViewParams, draw_view, render, view_matrix
 
 PLAIN = ViewConfig(jitter_probability=0, blur_probability=0, flip_probability=0)
 
@@ -165,8 +165,8 @@ def test_a_view_of_a_batch_is_the_view_alone_and_fills_the_array_given():
     out = np.zeros((6, 2, 96, 96), np.uint8)
     assert render(tiles, params, 96, out) is out
     for index in range(6):
-        np.testing.assert_array_equal(render_one(tiles[index], params, index, 96), out[index])
-        np.testing.assert_array_equal(render_one(tiles[index], params[index : index + 1], 0, 96), out[index])
+        alone = render(tiles[index : index + 1], params[index : index + 1], 96)
+        np.testing.assert_array_equal(alone[0], out[index])
 
 
 def test_the_tile_is_left_as_it_is():

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -164,11 +163,6 @@ def test_what_reads_a_corpus_reads_a_remote_one(scenes, reference, store: Object
     assert (tmp_path / "described" / "items.parquet").is_file()
     done = subprocess.run([*SARSENSE, "diff", str(out), str(reference)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    trained = [sys.executable, "-c", "from cli import run_dic3l; run_dic3l()"]
-    done = subprocess.run(
-        [*trained, "pretrain", str(out), "--out", str(tmp_path / "run")], capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "copy the corpus to this machine first" in done.stderr
 
 
 def test_damage_to_a_remote_corpus_is_found(scenes, store: ObjectStore, out: RemotePath):
