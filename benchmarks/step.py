@@ -27,6 +27,7 @@ from dic3l.config import Config, resolve
 from dic3l.method import StepBatch, training_step
 from dic3l.stream import Stream
 from dic3l.trainer import networks
+from pipelines.pretrain import keep_freed_memory
 from sarsense.shards import TileSpeckle
 
 _RATE = 1e-3
@@ -207,6 +208,7 @@ def _losses(run: Path) -> list[float]:
 
 
 def main() -> None:
+    keep_freed_memory()  # as a run does, for both ways
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", action="store_true", help="also loss curves of both precisions")
     asked = parser.parse_args()

@@ -33,6 +33,7 @@ from dic3l.feed import feed
 from dic3l.method import training_step
 from dic3l.stream import Stream
 from dic3l.trainer import choose_precision, networks
+from pipelines.pretrain import keep_freed_memory
 from sarsense.corpus import Corpus
 from sarsense.shards import TileReader
 
@@ -98,6 +99,8 @@ def peak_flops(there: torch.device, dtype: torch.dtype) -> float:
 def main() -> None:
     cv2.setNumThreads(1)
     there = device()
+    if there.type == "cpu":
+        keep_freed_memory()
     precision = choose_precision("auto", there)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     name = torch.cuda.get_device_name() if there.type == "cuda" else f"{os.cpu_count()} cores"

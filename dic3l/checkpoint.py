@@ -37,7 +37,7 @@ _FILE = re.compile(r"step-(\d{8,})\.pt")
 _LAST = "last.pt"
 FREE = {
     *("device", "precision", "accumulate", "epochs", "steps", "log_every", "checkpoint_every", "keep", "keep_every"),
-    *("probe_tiles", "loggers", "loader_threads", "render"),
+    *("probe_tiles", "loggers", "loader_threads", "render", "compile"),
 }
 """settings of [train] that a run may change when it goes on: where, how long, and what is written when"""
 

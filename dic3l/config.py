@@ -23,6 +23,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Stem = Literal["copies", "single"]
 Contour = Literal["pooled", "edges"]
 Render = Literal["auto", "host", "device"]
+Compile = Literal["off", "on", "graphs"]
 KeyNorm = Literal["shuffled", "averaged"]
 Optimiser = Literal["sgd", "lars"]
 
@@ -254,6 +255,8 @@ class TrainConfig:
     window: int = 0
     """shards whose tiles are mixed with one another, for a corpus in a store that is larger than the disk that keeps
     its shards; 0: all"""
+    compile: Compile = "off"
+    """both networks by torch.compile; graphs: in CUDA graphs, too. Pays on GPUs, after a minute or more of compiling"""
     render: Render = "auto"
     """where views are made: on the host, on the device (tiles travel there), or auto: on CUDA devices, else the host"""
 
@@ -264,8 +267,9 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
         for name in ("keep_every", "probe_tiles", "window"):
             _require(getattr(self, name) >= 0, f"train.{name}", "0 or more", getattr(self, name))
-        expected = f"one of {', '.join(get_args(Render))}"
-        _require(self.render in get_args(Render), "train.render", expected, self.render)
+        for name, kind in (("render", Render), ("compile", Compile)):
+            expected = f"one of {', '.join(get_args(kind))}"
+            _require(getattr(self, name) in get_args(kind), f"train.{name}", expected, getattr(self, name))
         unknown = [name for name in self.logger_names if name not in LOGGERS]
         _require(not unknown, "train.loggers", f"names among {', '.join(LOGGERS)}", self.loggers)
 

@@ -48,8 +48,9 @@ from dic3l.profile import Profiler, span
 from dic3l.stream import Stream, Tiles
 from dic3l.writer import CheckpointWriter
 
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""of x86 and Arm processors that multiply bfloat16 themselves"""
+_BF16_FLAGS = {"amx_bf16", "bf16"}
+"""of x86 and Arm processors that are faster in bfloat16; with avx512_bf16 alone Intel's are slower than in float32:
+0.75 of its tiles/s (`python -m benchmarks.step`, where a virtual machine hides AMX)"""
 _KEYS_TOLD = 4
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """signals at which a run writes a checkpoint and ends"""
@@ -140,6 +141,8 @@ def train(
                 with span("data"):
                     step, batch = next(batches)
                 waited += time.monotonic() - asked
+                if config.train.compile == "graphs":
+                    torch.compiler.cudagraph_mark_step_begin()  # what the graphs gave the step before is free
                 lr = learning_rate(step, total, peak, config.optim.warmup_steps)
                 result = training_step(method, query, batch, optimiser, lr, autocast)
                 window.add(result.losses, result.gradient)
@@ -211,6 +214,9 @@ def networks(
         method.load_state_dict(resumed.method)
     method.to(device)
     method.to(memory_format=torch.channels_last)
+    if config.train.compile != "off":
+        for network in (method.query, method.key):
+            network.compile(mode="reduce-overhead" if config.train.compile == "graphs" else None, dynamic=False)
     optimiser = make_optimiser(method.query, config.optim)
     if resumed:
         restore_optimiser(optimiser, resumed.optimiser)

@@ -310,7 +310,9 @@ def test_auto_is_written_down_as_what_it_was(tmp_path):
     assert choose_precision("fp64", CPU) == "fp64"
 
 
-@pytest.mark.parametrize(("flags", "expected"), [("fpu avx512f avx512_bf16", "bf16"), ("fpu avx2", "fp32")])
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fpu avx512_bf16 amx_bf16", "bf16"), ("fpu avx512_bf16", "fp32"), ("fpu avx2", "fp32")]
+)
 def test_auto_is_bf16_where_the_processor_has_it(monkeypatch, flags, expected):
     monkeypatch.setattr(trainer, "_cpu_flags", lambda: set(flags.split()))
     assert choose_precision("auto", CPU) == expected

@@ -49,8 +49,7 @@ def test_crops_have_the_distribution_of_random_resized_crop(tile_hw, area):
     columns = [(ours[:, 0], theirs[:, 1]), (ours[:, 1], theirs[:, 0])]
     columns += [(ours[:, 2] - ours[:, 0], theirs[:, 3]), (ours[:, 3] - ours[:, 1], theirs[:, 2])]
     for mine, published in columns:
-        # theirs are whole pixels, so a step of the two distributions may differ by a pixel's share
-        assert stats.kstest(np.round(mine), published).statistic < 0.05
+        assert stats.ks_2samp(mine, published).pvalue > 1e-3
 
 
 def test_crops_stay_on_the_tile_and_keep_the_configured_area_and_aspect():
@@ -58,13 +57,15 @@ def test_crops_stay_on_the_tile_and_keep_the_configured_area_and_aspect():
     width, height = rect[:, 2] - rect[:, 0], rect[:, 3] - rect[:, 1]
     assert rect.min() >= 0 and rect.max() <= 512
     share, aspect = width * height / 512**2, width / height
-    assert share.min() >= 0.2 - 1e-9 and share.max() <= 1 + 1e-9
-    assert aspect.min() >= 0.75 - 1e-9 and aspect.max() <= 4 / 3 + 1e-9
+    # sides are whole pixels, of 200 or more
+    assert share.min() >= 0.2 * 0.995 and share.max() <= 1
+    assert aspect.min() >= 0.75 * 0.995 and aspect.max() <= 4 / 3 * 1.005
+    assert np.array_equal(rect, np.rint(rect))
 
 
 def test_a_tile_that_no_crop_fits_gets_the_largest_central_one():
     rect = drawn(5, (100, 400), ViewConfig(area=(1.0, 1.0))).rect
-    np.testing.assert_allclose(rect, np.tile([400 / 2 - 200 / 3, 0, 400 / 2 + 200 / 3, 100], (5, 1)))
+    np.testing.assert_allclose(rect, np.tile([133, 0, 266, 100], (5, 1)))
 
 
 def test_shares_of_jitter_blur_and_flip_are_the_configured_ones():
@@ -101,7 +102,7 @@ def test_the_matrix_maps_the_corners_of_the_crop_to_the_corners_of_the_view():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    x=st.floats(0, 100), y=st.floats(0, 100), w=st.floats(20, 155), h=st.floats(20, 155),
+    x=st.integers(0, 100), y=st.integers(0, 100), w=st.integers(20, 155), h=st.integers(20, 155),
     flip=st.booleans(), upside=st.booleans(), size=st.sampled_from([32, 96, 160, 224]),
 )  # fmt: skip
 def test_a_pixel_shows_the_ground_that_the_matrix_gives_it(x, y, w, h, flip, upside, size):
@@ -136,7 +137,7 @@ def test_a_strong_reduction_averages_the_pixels_under_a_view_pixel_as_multilooki
     mean = tile.reshape(1, 64, 8, 64, 8).mean((2, 4))
     assert np.abs(view - mean).max() <= 0.51
     # anywhere, and at any ratio: the speckle of n pixels has about 1/sqrt(n) of the spread of one
-    free = render(tile[None], one_view((20.3, 7.8, 480.1, 500.2)), 100)[0]
+    free = render(tile[None], one_view((20, 7, 481, 500)), 100)[0]
     assert tile.std() / 8 < free.std() < tile.std() / 3.5
 
 
