@@ -122,7 +122,7 @@ def viewing(corpus: Corpus) -> None:
                 pass
 
         ways = {"1 thread": ours(1), "2 threads": ours(2), "PNG": by_pngs}
-        seconds = best_seconds(ways)
+        seconds = best_seconds(ways, 5)
     rate = {name: steps * BATCH / seconds[name] for name in ("1 thread", "2 threads")}
     rate["PNG"] = PNGS / seconds["PNG"]
     print(f"\nTwo views of {CROP} x {CROP}, boxes included, to batches of {BATCH}\n\n| way | tiles/s |\n| --- | ---: |")

@@ -184,14 +184,18 @@ def _scale(codes, factor, offset):
         codes[i] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
 
 
-def _jitter(view: np.ndarray, brightness: float, contrast: float, contrast_first: bool) -> None:
-    """uint8 (C, h, w), in place. Contrast is about the mean of the view at that moment, of all channels."""
-    for name in ("contrast", "brightness") if contrast_first else ("brightness", "contrast"):
-        if name == "brightness" and brightness != 1.0:
-            _scale(view.reshape(-1), brightness, 0.0)
-        elif name == "contrast" and contrast != 1.0:
-            mean = cv2.mean(view.reshape(-1, view.shape[-1]))[0]
-            _scale(view.reshape(-1), contrast, mean * (1.0 - contrast))
+@njit
+def _jitter(codes, brightness, contrast, contrast_first):
+    """uint8 (n,), of all channels of a view, in place. Contrast is about their mean at that moment."""
+    for step in range(2):
+        if contrast_first == (step == 0):
+            if contrast != 1.0:
+                total = 0
+                for i in range(codes.size):
+                    total += codes[i]
+                _scale(codes, contrast, total / codes.size * (1.0 - contrast))
+        elif brightness != 1.0:
+            _scale(codes, brightness, 0.0)
 
 
 def _blur(plane: np.ndarray, sigma: float) -> None:
@@ -210,7 +214,7 @@ def render_one(tile: np.ndarray, params: ViewParams, lies: Sampling, index: int,
     for plane, out in zip(tile, view, strict=True):
         _resample(plane, lies, index, flips, out)
     contrast_first = bool(params.contrast_first[index])
-    _jitter(view, float(params.brightness[index]), float(params.contrast[index]), contrast_first)
+    _jitter(view.reshape(-1), float(params.brightness[index]), float(params.contrast[index]), contrast_first)
     if (sigma := float(params.blur_sigma[index])) > 0:
         for plane in view:
             _blur(plane, sigma)
