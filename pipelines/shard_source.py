@@ -67,7 +67,8 @@ def open_tiles(corpus: Place, run: Path, config: Config, source: ShardSource) ->
             )
         if cache is not None:
             _refuse_small_cache(tiles, config.train.window, cache)
-        val = TileReader(opened, split="val", eight_bit=True, cache=cache, leave_out=bad)
+        # some hundred tiles of the probe, by a request each: their shards would drive those of the steps out
+        val = TileReader(opened, split="val", eight_bit=True, leave_out=bad)
         scenes = opened.tiles("val", columns=["scene", "shard"])
         kept = [row["scene"] for row in scenes.to_pylist() if row["shard"] not in bad]
         yield TrainTiles(_facts(opened, bad), tiles, scene_probe(val, kept, config), tuple(_notes(opened, bad)))

@@ -23,7 +23,10 @@ from dic3l import distributed, trainer
 from dic3l.checkpoint import CorpusFacts, checkpoints, find, load
 from dic3l.config import Config, from_toml
 from dic3l.errors import CheckpointError, ConfigError, Dic3lError
+from dic3l.feed import feed
 from dic3l.knn import scene_probe
+from dic3l.method import training_step
+from dic3l.stream import Stream
 from dic3l.trainer import DivergenceError, Outcome, choose_precision, train
 from dic3l.watch import status
 from tests.dic3l.test_stream import BothTiles, FakeTiles
@@ -474,3 +477,27 @@ def test_more_processes_than_groups_are_refused(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="bn_groups: expected at least one for each of the 4 processes, found 2"):
         run_tiny(tmp_path)
     assert not tmp_path.exists() or not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_compiled_networks_take_the_same_steps(tmp_path):
+    """On a CPU it is no faster: here only that it is the same."""
+    for name in ("off", "on"):
+        run_tiny(tmp_path / name, train__compile=name, train__log_every=1, train__steps=4)
+    for plain, compiled in zip(records(tmp_path / "off"), records(tmp_path / "on"), strict=True):
+        assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-3)
+        assert compiled["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [{}, {"method__contour": "edges", "method__key_norm": "averaged"}])
+def test_a_step_on_cuda_never_waits_for_the_device(changes):
+    cuda = torch.device("cuda")
+    config = tiny(train__device="cuda", **changes)
+    method, query, optimiser = trainer.networks(config, None, cuda, 24)
+    for step, batch in feed(Stream(BothTiles(), config), 0, 6, cuda):
+        torch.cuda.set_sync_debug_mode("error" if step > 2 else "default")
+        try:
+            training_step(method, query, batch, optimiser, 1e-3, torch.bfloat16)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
