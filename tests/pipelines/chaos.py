@@ -202,7 +202,8 @@ def _run_and_kill(job: Build, victim: str, moment: float, draw: random.Random) -
             cluster.scheduler.kill()
             _, told = process.communicate(timeout=LATEST)
             assert process.returncode in (0, 1) and "Traceback" not in told, told
-            assert process.returncode == 0 or "the same command" in told, told
+            # killed before the build had met it, it only is not there
+            assert process.returncode == 0 or "the same command" in told or "no Dask scheduler answers" in told, told
             _assert_kept(job, kept)
             return True
     if victim == "worker":
