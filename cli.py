@@ -731,7 +731,10 @@ def _pretrain(
     cache_gib: Annotated[float, typer.Option(min=0.0, help="GiB of it; what was not used for longest goes.")] = 50.0,
     skip_bad_shards: Annotated[
         bool,
-        typer.Option("--skip-bad-shards", help="Leave out shards that are missing or damaged, instead of ending."),
+        typer.Option(
+            "--skip-bad-shards",
+            help="Leave out missing or damaged shards (of a folder: missing or shorter), instead of ending.",
+        ),
     ] = False,
     profile: Annotated[
         int,

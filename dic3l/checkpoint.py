@@ -51,6 +51,8 @@ class CorpusFacts:
     digest: str
     groups: dict[str, dict[str, Any]]
     """normalisation: dB range of each group"""
+    whole: str = ""
+    """digest of the corpus with all of its shards, where bad ones are left out"""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ def open_run(
         _refuse_other_settings(run / "config.toml", config)
         return None
     _refuse(str(path), from_toml(checkpoint.config, str(path)), config)
-    if checkpoint.corpus["digest"] != corpus.digest and not allow_corpus_change:
+    same = (corpus.whole or corpus.digest) == (checkpoint.corpus.get("whole") or checkpoint.corpus["digest"])
+    if checkpoint.corpus["digest"] != corpus.digest and not (allow_corpus_change or same):
         raise CheckpointError(
             f"{path}: trained on corpus {checkpoint.corpus['name']} ({checkpoint.corpus['digest'][:12]}), found "
             f"{corpus.name} ({corpus.digest[:12]}); give the same corpus, another --out for a new run, or "

@@ -196,7 +196,7 @@ def speckle_tiles(tiles: Tensor, numbers: SpeckleNumbers, table: Tensor) -> Tens
     seen, mixed, new = numbers.order.split(numbers.counts)
     found = torch.empty_like(tiles[:, 0])
     found[seen] = _looked_up(numbers.codes, tiles[seen, 0])
-    both = tiles[mixed][:, [0, -1]]
+    both = torch.stack((tiles[mixed, 0], tiles[mixed, -1]), dim=1)  # a list of indices would wait for the host
     power = _looked_up(numbers.powers[:, 0], both[:, 0]) + _looked_up(numbers.powers[:, 1], both[:, 1])
     factor, constant = numbers.scale[:, :, None, None].unbind(1)
     found[mixed] = _where_data(torch.log(power) * factor + constant, both.amin(1))

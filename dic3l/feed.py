@@ -118,13 +118,17 @@ def _ahead(batches: Iterator[tuple[int, Any]], make: Callable[[Any], StepBatch])
             return step, ready, made
 
     waiting: tuple[int, StepBatch, torch.cuda.Event] | None = None
-    for step, batch in batches:
-        upcoming = begun(step, batch)
+    failed: Exception | None = None
+    while failed is None:
+        try:
+            upcoming = begun(*next(batches))
+        except Exception as error:  # raised in its turn, after the step before; the end, too
+            upcoming, failed = None, error
         if waiting is not None:
             yield _joined(*waiting)
         waiting = upcoming
-    if waiting is not None:
-        yield _joined(*waiting)
+    if not isinstance(failed, StopIteration):
+        raise failed
 
 
 def _joined(step: int, batch: StepBatch, made: torch.cuda.Event) -> tuple[int, StepBatch]:

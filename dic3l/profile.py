@@ -30,7 +30,7 @@ _active: _Spans | None = None
 def span(name: str) -> Iterator[None]:
     """A part of a step. Costs nothing while nobody looks."""
     spans = _active
-    if spans is None:
+    if spans is None or torch.compiler.is_compiling():
         yield
         return
     with torch.profiler.record_function(f"dic3l::{name}"):
@@ -41,7 +41,7 @@ def span(name: str) -> Iterator[None]:
         finally:
             inner = spans.open.pop()
             spans.found.append((name, begin, spans.mark(), inner))
-            if spans.open:
+            if spans.open and name not in BESIDE:
                 spans.open[-1].append((begin, spans.found[-1][2]))
 
 
@@ -103,6 +103,11 @@ class Profiler:
         self.close()
         return [*table(totals, _collectives(self._trace), seconds * 1e3, self._steps), self._write()]
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the run ended before all steps were looked at."""
+        return self._left > 0
+
     def close(self) -> None:
         """Look no more."""
         global _active
@@ -123,9 +128,8 @@ class Profiler:
 
 def _collectives(trace: Any) -> float:
     """Milliseconds of reductions of gradients, by the backend's own account."""
-    names = ("gloo:all_reduce", "nccl:all_reduce", "c10d::allreduce_")
     events = {event.key: event for event in trace.key_averages()}
-    for name in names[:2]:
+    for name in ("gloo:all_reduce", "nccl:all_reduce"):
         if name in events:
             event = events[name]
             return max(float(event.cpu_time_total), float(getattr(event, "device_time_total", 0.0))) / 1e3

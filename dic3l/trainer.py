@@ -44,7 +44,7 @@ from dic3l.knn import SceneProbe
 from dic3l.method import DIC3L, training_step
 from dic3l.monitor import Monitor, Window, health, window_means
 from dic3l.optim import key_momentum, learning_rate, make_optimiser, peak_rate, queue_length, total_steps
-from dic3l.profile import Profiler, span
+from dic3l.profile import WARM_UP, Profiler, span
 from dic3l.stream import Stream, Tiles
 from dic3l.writer import CheckpointWriter
 
@@ -127,7 +127,7 @@ def train(
         Monitor(run, start, total, config) as monitor,
         _signals() as stop,
         CheckpointWriter(run, config.train) as writer,
-        closing(Profiler(run / "profile", profiled, device)) as profiler,
+        closing(Profiler(run / "profile", profiled if rank == 0 else 0, device)) as profiler,
     ):
         for line in _opening(config, corpus, stream, method, start, total, device, probe):
             monitor.say(line)
@@ -181,6 +181,8 @@ def train(
                     _save(writer, config, corpus, method, optimiser, done, rows)
                     since += time.monotonic() - before  # speed is that of steps
         seconds = time.monotonic() - began
+        if profiler.unfinished:
+            monitor.say(f"--profile {profiled}: no table, since fewer than {WARM_UP + profiled} steps were left")
     return Outcome(
         steps=done,
         total=total,
@@ -280,7 +282,7 @@ def _opening(
     if start:
         yield f"going on from step {start}" + (": nothing left to do" if start >= total else "")
     if config.train.precision == "bf16" and device.type == "cpu":
-        yield "bf16 on CPU: about twice as fast as fp32 here, of which --precision fp32 is the exact choice"
+        yield "bf16 on CPU: faster than fp32 where the processor has AMX; --precision fp32 is the exact choice"
     if 2 * queue > tiles:
         suited = max(1, tiles // 4)
         yield (

@@ -78,6 +78,8 @@ def build(
     on the order of arrival, on the place, or on how often the build was killed.
     """
     progress = progress or Silent()
+    if isinstance(out, Path):
+        out = out.absolute()  # workers of a cluster, and who goes on with it, may be in another folder
     if anew is not None and not isinstance(out, Path):
         option = "--reshard" if anew == "shards" else "--refresh-stats"
         raise SettingError(f"{option}: of a corpus in a folder; choose another --out for the one made anew")

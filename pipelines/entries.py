@@ -18,7 +18,7 @@ from sarsense.corpus import Corpus
 from sarsense.cut import scene_digest
 from sarsense.errors import CHANGED, NOT_FETCHED
 from sarsense.measure import BandMeasurement, Measurement
-from sarsense.places import Place
+from sarsense.places import Place, work_folder
 from sarsense.remote import Stamp
 from sarsense.scene import Band, Scene
 from sarsense.sidecars import Consulted
@@ -75,7 +75,10 @@ class Entry:
 
 
 def list_entries(sources: list[str], out: Place | None) -> list[Entry]:
-    files = list_sources(sources, exclude=out if isinstance(out, Path) else None)
+    ours = None if out is None else out if isinstance(out, Path) else work_folder(out)
+    files = list_sources(sources, exclude=ours)
+    if out is not None and not isinstance(out, Path):
+        files = [file for file in files if not file.path.startswith(f"{out.path.rstrip('/')}/")]
     entries = [Entry(file, stamp) for file, stamp in zip(files, stamps(files), strict=True)]
     for entry in entries:
         if not entry.file.is_raster:

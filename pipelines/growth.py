@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.entries import Entry, inputs_as_read
+from pipelines.runner import WORKER_LOST
 from sarsense.corpus import FORMAT, Corpus, open_corpus
 from sarsense.errors import CHANGED, NOT_FETCHED, CorpusError
 from sarsense.files import read_json, write_json
@@ -36,7 +37,8 @@ def settle(corpus: Corpus, entries: list[Entry]) -> None:
         if entry.file.path in was and (name := was[entry.file.path][2]) in rows:
             entry.file = replace(entry.file, relative=name)  # sources that clash have longer names together than alone
         row = rows.get(entry.file.relative)
-        if row is None or (row["reason"] or "").startswith(_ASKED_AGAIN):
+        reason = row["reason"] or "" if row is not None else ""
+        if row is None or reason.startswith(_ASKED_AGAIN) or WORKER_LOST in reason:
             continue
         if entry.status == "sidecar" == row["status"]:
             entry.settled = True
@@ -52,6 +54,7 @@ def settle(corpus: Corpus, entries: list[Entry]) -> None:
                 "it; --reshard or --refresh-stats make all of it anew, another --out leaves this one as it is"
             )
         entry.settled, entry.status, entry.reason = True, row["status"], row["reason"] or ""
+        entry.consulted = consulted
     if corpus.manifest["format"] != FORMAT and not all(entry.settled for entry in entries):
         raise CorpusError(
             f"{corpus.root}: of format {corpus.manifest['format']}, whose splits and duplicates were told otherwise, "
@@ -99,7 +102,8 @@ def remember_inputs(work: Path, entries: list[Entry]) -> None:
     """Stamps of all files that the corpus has seen on this machine, these entries' and those of earlier builds."""
     path = work / _INPUTS
     known = {row[0]: row for row in (read_json(path) if path.is_file() else [])}
-    known |= {row[0]: row for row in inputs_as_read(entries)}
+    # what nobody said of a file, as of one behind a server that did not answer, takes nothing back
+    known |= {row[0]: row for row in inputs_as_read(entries) if row[1] or row[0] not in known}
     write_json(path, [known[name] for name in sorted(known)])
 
 

@@ -36,7 +36,7 @@ _PROCESS_BYTES = 384 * 2**20
 _MEASURE_BYTES, _CUT_BYTES = 12, 24
 """of a pixel of a strip, and of a channel: what `measure_scene` (values, and power and logarithms of a few rows) and
 `cut_scene` (values, power, dB, codes, what calibration makes of a few rows) hold at most"""
-_MAIN_BYTES = 1024
+_MAIN_BYTES = 8192
 """of a tile in the main process, while it is curated"""
 
 

@@ -6,6 +6,7 @@ a core, and of the disk, as if neither waited for the other's end: an estimate f
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -117,7 +118,7 @@ def _seconds(needs: Needs, speed: Speed, at_once: int, scanned: float, config: B
     each = speed.measure_ns + speed.cut_ns
     work = 1e-9 * (needs.pixels * each + needs.prepared_pixels * each)
     # of overlapping tiles a pixel is in several
-    work += 1e-9 * needs.tiles * config.tile_size**2 * speed.shard_ns
+    work += 1e-9 * needs.tiles * math.prod(config.tile_shape) * speed.shard_ns
     moved = needs.disk_bytes / (speed.write or _ASSUMED_RATE)
     moved += (2 * needs.source_bytes + needs.temporary_bytes) / (speed.read or _ASSUMED_RATE)
     return _START_SECONDS + scanned + work / at_once + moved + needs.tiles * _CURATE_SECONDS

@@ -21,21 +21,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dic3l import distributed
-from dic3l.checkpoint import open_run
+from dic3l.checkpoint import checkpoints, open_run
 from dic3l.config import Config, to_toml
 from dic3l.errors import ConfigError, Dic3lError, JointError
 from dic3l.gallery import gallery
 from dic3l.loggers import check_loggers
 from dic3l.stream import Stream
 from dic3l.trainer import STOPPING, Outcome, train
-from pipelines.shard_source import ShardSource, note_bad_shard, open_tiles
+from pipelines.shard_source import ShardSource, note_bad_shard, noted_shards, open_tiles
 from sarsense.places import Place
 from sarsense.shard_cache import BadShardError
 
 _PARENT = "DIC3L_PARENT"
 """process number of the parent, in the environment of the ranks that it starts"""
-_BEGIN_AGAIN = 75
-"""exit code of a rank that is to be started again with all its peers (EX_TEMPFAIL of sysexits.h)"""
 _GRACE_SECONDS = 20.0
 """from the first rank's failure to the end of the others by force"""
 _POLL_SECONDS = 0.1
@@ -66,6 +64,7 @@ def pretrain(
         raise ConfigError("--nproc: torchrun already decides how many processes there are; leave it out")
     check_loggers(config.train.logger_names)
     while True:
+        noted = noted_shards(run)
         try:
             if inside or nproc == 1:
                 return _train_here(corpus, run, config, resume, allow_corpus_change, source, profiled)
@@ -74,19 +73,18 @@ def pretrain(
         except BadShardError as error:
             if not source.skip_bad:
                 raise BadShardError(f"{error}; or leave it out: --skip-bad-shards", error.shard) from error
-            note_bad_shard(run, error)
-            _tell(f"warning: {error}; begun again from the last checkpoint without it")
+            _tell(f"warning: {error}; it is left out when the run begins again from its last checkpoint")
             if inside:
-                sys.exit(_BEGIN_AGAIN)  # whoever started the ranks starts all of them again
-        except SystemExit as stop:
-            if inside or stop.code != _BEGIN_AGAIN:
+                sys.exit(1)  # whoever started the ranks starts all of them again
+        except (SystemExit, Dic3lError):  # of ranks: the first that ended may be one that lost its peer
+            if inside or noted_shards(run) == noted:
                 raise
-        resume = "auto" if resume == "never" else resume
+        resume = "auto" if checkpoints(run) else resume
 
 
 def draw_views(corpus: Place, config: Config, out_png: Path, count: int) -> None:
     """A gallery of the views of the first train tiles. Raises ConfigError, Dic3lError, CorpusError."""
-    with open_tiles(corpus, out_png.parent, config, _AS_IT_IS) as opened:
+    with open_tiles(corpus, out_png.parent, config, _AS_IT_IS, few=True) as opened:
         gallery(opened.tiles, config, out_png, count)
 
 
@@ -109,9 +107,14 @@ def _train_here(
         if distributed.rank() == 0:
             for line in opened.notes:
                 _tell(line)
-        allowed = allow_corpus_change or source.skip_bad
         try:
-            outcome = train(opened.tiles, opened.facts, config, run, resume, device, opened.probe, allowed, profiled)
+            outcome = train(
+                opened.tiles, opened.facts, config, run, resume, device, opened.probe, allow_corpus_change, profiled
+            )
+        except BadShardError as error:
+            if source.skip_bad:
+                note_bad_shard(run, error)  # now: peers that lose this process may have it killed
+            raise
         except JointError:
             if distributed.rank() == 0:
                 raise
@@ -123,9 +126,9 @@ def keep_freed_memory() -> None:
     """glibc: freed blocks of any size stay with the process. Each step frees and takes the same tensors again, and
     gives the larger ones back otherwise, to get their pages anew: a tenth of a step of ResNet-50 on a CPU."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-            mallopt(option, 2**31 - 1)
+    # before glibc 2.35 a threshold of more than 32 MiB is refused
+    if mallopt is not None and mallopt(_M_MMAP_THRESHOLD, 2**31 - 1):
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _tell(line: str) -> None:
@@ -146,7 +149,7 @@ def _train_ranks(
     # what is wrong for every rank is said once, before there are any
     with open_tiles(corpus, run, config, source) as opened:
         Stream(opened.tiles, config, world=nproc)
-        open_run(run, config, opened.facts, resume, allow_corpus_change or source.skip_bad)
+        open_run(run, config, opened.facts, resume, allow_corpus_change)
     with tempfile.TemporaryDirectory(prefix="dic3l-") as scratch:
         settings = Path(scratch) / "config.toml"
         settings.write_text(to_toml(config), encoding="utf-8")

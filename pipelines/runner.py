@@ -50,6 +50,10 @@ class Runner(Protocol):
     def run(self, task: Task, items: Items, done: Done, costs: Sequence[float] | None = None) -> None: ...
 
 
+WORKER_LOST = "its worker process died"
+"""in the reason of a scene that a machine of more memory, or fewer workers, may well read"""
+
+
 class WorkerLostError(Exception):
     """Each worker process that ran this item, alone, died of it."""
 
@@ -111,7 +115,7 @@ class DaskRunner:
         known = [1.0] * len(items) if costs is None else costs
         suspects = self._run(task, items, known, Batches(range(len(items)), known), None, done)
         for index in self._run(task, items, known, Batches(suspects, known, most=1), 1, done):
-            done(index, WorkerLostError("its worker process died, also when nothing else ran there: out of memory?"))
+            done(index, WorkerLostError(f"{WORKER_LOST}, also when nothing else ran there: out of memory?"))
 
     def _run(
         self, task: Task, items: Items, costs: Sequence[float], batches: Batches, most: int | None, done: Done

@@ -52,15 +52,22 @@ class TrainTiles:
 
 
 @contextmanager
-def open_tiles(corpus: Place, run: Path, config: Config, source: ShardSource) -> Iterator[TrainTiles]:
-    """The train tiles of a corpus, and the probe of its val tiles. Raises CorpusError, ConfigError."""
+def open_tiles(
+    corpus: Place, run: Path, config: Config, source: ShardSource, few: bool = False
+) -> Iterator[TrainTiles]:
+    """The train tiles of a corpus, and the probe of its val tiles. Raises CorpusError, ConfigError.
+
+    few: hardly any of them are read, of a remote corpus by a request each.
+    """
     opened = open_corpus(corpus)
     bad = _bad_shards(opened, run) if source.skip_bad else {}
     cache = None
-    if not isinstance(opened.root, Path):
+    if not isinstance(opened.root, Path) and not few:
         cache = ShardCache(opened.root, source.cache.expanduser(), source.limit)
     try:
         tiles = TileReader(opened, split="train", eight_bit=True, cache=cache, leave_out=bad)
+        if bad and not len(tiles):
+            raise ConfigError(f"{corpus}: all train shards are bad ({next(iter(bad.values()))}, ...); is it all there?")
         if not len(tiles):
             raise ConfigError(
                 f"{corpus}: no tile in the train split; build it again with another --seed or --val-share"
@@ -83,11 +90,12 @@ def _refuse_small_cache(tiles: TileReader, window: int, cache: ShardCache) -> No
     at_once = len(sizes) if not window else min(len(sizes), 2 * window)  # one is read, the next one is fetched
     if (needed := sum(sizes[:at_once])) <= cache.limit:
         return
-    fits = max(1, int(cache.limit / 2 // sizes[0]))
+    fits = int(cache.limit / 2 // sizes[0])
     raise ConfigError(
         f"--cache-gib: {needed / 2**30:.3g} expected, {cache.limit / 2**30:.3g} found: "
         + (f"two windows of {window} shards" if window else f"all {len(sizes)} shards, whose tiles are mixed at once,")
-        + f" have to fit; give more, or mix tiles of fewer shards: --set train.window={fits}"
+        + " have to fit; give more"
+        + (f", or mix tiles of fewer shards: --set train.window={fits}" if fits else "")
     )
 
 
@@ -96,6 +104,11 @@ def note_bad_shard(run: Path, error: BadShardError) -> None:
     run.joinpath(_NOTED).mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(error.shard.encode()).hexdigest()[:16]
     write_text(run / _NOTED / f"{name}.json", json.dumps({"shard": error.shard, "reason": str(error)}, indent=2) + "\n")
+
+
+def noted_shards(run: Path) -> set[str]:
+    """Names of the notes."""
+    return {path.name for path in (run / _NOTED).glob("*.json")}
 
 
 def _bad_shards(corpus: Corpus, run: Path) -> dict[str, str]:
@@ -114,7 +127,8 @@ def _facts(corpus: Corpus, bad: dict[str, str]) -> CorpusFacts:
     manifest, digest = corpus.manifest, corpus.digest
     if bad:  # without them it is another corpus
         digest = hashlib.sha256("\n".join([digest, *sorted(bad)]).encode()).hexdigest()
-    return CorpusFacts(corpus.name, str(manifest.get("version", "")), digest, manifest.get("groups", {}))
+    groups = manifest.get("groups", {})
+    return CorpusFacts(corpus.name, str(manifest.get("version", "")), digest, groups, corpus.digest)
 
 
 def _notes(corpus: Corpus, bad: dict[str, str]) -> Iterator[str]:

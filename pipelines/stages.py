@@ -83,6 +83,8 @@ def run_stage(
     def done(index: int, outcome: Any) -> None:
         if isinstance(outcome, OSError):
             raise SarsenseError(f"{name}: {outcome}; free the disk or mend it, then run the same command again")
+        if isinstance(outcome, Exception) and not todo[index][0].file.path:
+            raise SarsenseError(f"{name}: {outcome}; the same command goes on from here")  # no scene is to blame
         if isinstance(outcome, Exception):
             todo[index][0].refuse(f"{name} failed ({outcome}): file damaged or too large?")
         progress.advance(todo_costs[index] if todo_costs else 0.0)
@@ -140,8 +142,10 @@ def prepare_all(entries: list[Entry], work: Path, runner: Runner, progress: Prog
         return
     for entry, _, _ in jobs:
         entry.scene = None  # unless it is prepared below
+    files = {id(entry): arguments[-1] for entry, _, arguments in jobs}
     for entry, value in run_stage("prepare", runner, progress, prepare_task, jobs):
-        entry.scene = Scene.from_json(value["scene"])
+        # also where the work folder was moved since
+        entry.scene = replace(Scene.from_json(value["scene"]), path=str(files[id(entry)]))
 
 
 def measure_all(entries: list[Entry], work: Path, runner: Runner, progress: Progress) -> None:
@@ -257,11 +261,18 @@ def cut_all(
     for entry in entries:
         if entry.status == "used" and (values := found[id(entry)]):
             entry.cut = {name: sum(value[name] for value in values) for name in ("no_data", "flat")}
-            tiles = pa.concat_tables([read_table(work / "cut" / f"{value['table']}.arrow") for value in values])
+            tiles = pa.concat_tables([_cut_table(work / "cut" / f"{value['table']}.arrow") for value in values])
             entry.tiles = tiles
             if not len(tiles):
                 entry.refuse(why_no_tile(entry.cut, config))
     refuse_broken(entries)
+
+
+def _cut_table(path: Path) -> pa.Table:
+    """The tiles of a part of a scene; their codes lie beside it, wherever the work folder was when they were cut."""
+    table = read_table(path)
+    codes = pa.array([str(path.with_suffix(".codes"))] * len(table), pa.string())
+    return table.set_column(table.column_names.index("codes"), table.schema.field("codes"), codes)
 
 
 def channels_of(entry: Entry, config: BuildConfig) -> list[list[Channel]]:

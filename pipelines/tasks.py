@@ -157,7 +157,10 @@ def _record(
     except Exception as error:
         value = {"refused": f"unexpected {type(error).__name__} while reading it: {error}"}
     # of one that a server did not answer for, nobody said then what it was
-    if not value.get("again") and any(stamp and stamp_of(path) != stamp for path, stamp in sources):
-        # also where it was refused: of a file that was moved away for a while, nothing that was found holds
-        value = {"refused": f"{CHANGED}: {value.get('refused', 'still being written?')}", "again": True}
+    try:
+        if not value.get("again") and any(stamp and stamp_of(path) != stamp for path, stamp in sources):
+            # also where it was refused: of a file that was moved away for a while, nothing that was found holds
+            value = {"refused": f"{CHANGED}: {value.get('refused', 'still being written?')}", "again": True}
+    except RemoteError as error:
+        value = {"refused": str(error), "again": True}
     write_json(result, {**value, **(more or {})})

@@ -7,6 +7,7 @@ build's own, which is measured and cut in place of the source.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -57,7 +58,10 @@ def prepare_scene(scene: Scene, out: Path) -> Scene:
         _write_native(scene, plan, native)
         if plan.resampled:
             _write_resampled(scene, plan, native, warped)
-        (warped if plan.resampled else native).replace(out)
+        written = warped if plan.resampled else native
+        with written.open("rb") as file:
+            os.fsync(file.fileno())  # a record of it will be on the disk
+        written.replace(out)
     finally:
         native.unlink(missing_ok=True)
         warped.unlink(missing_ok=True)

@@ -189,7 +189,14 @@ def _ask(path: str, headers: dict[str, str], size: int | None = None) -> tuple[b
     def get() -> tuple[bytes, Mapping[str, str]]:
         try:
             with urllib.request.urlopen(request, timeout=still_seconds()) as answer:
-                return answer.read(size), answer.headers
+                if "Range" in headers and size is not None and size > 1 and answer.status != 206:
+                    raise RemoteError(f"{NOT_FETCHED}: {shown}: its server gives whole files only; copy it here first")
+                body = answer.read(size)
+                if (told := answer.headers.get("Content-Length", "")).isdigit() and len(body) < min(
+                    int(told), len(body) + 1 if size is None else size
+                ):
+                    raise ConnectionError(f"{len(body)} bytes of {told} came")
+                return body, answer.headers
         except urllib.error.HTTPError as error:
             # some stores hide by 403 what is not there
             if error.code in (403, 404, 410) and not _is_expired(error):

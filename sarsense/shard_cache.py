@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,10 @@ class ShardCache:
         self._ahead = ThreadPoolExecutor(_FETCHED_AT_ONCE, thread_name_prefix="sarsense-shards")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            with self._owned("room"):
+                for part in folder.glob("*.part"):
+                    if not _lives(part):
+                        part.unlink(missing_ok=True)
         except OSError as error:
             raise ShardError(f"{folder}: cannot be written ({error.strerror}); choose another --cache") from error
 
@@ -81,14 +85,18 @@ class ShardCache:
             if (found := self._maps.get(shard.sha256)) is not None:
                 self._maps.move_to_end(shard.sha256)
                 return found
-        path = self.fetch(shard)
-        with path.open("rb") as file:
-            found = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        while True:
+            try:
+                with self.fetch(shard).open("rb") as file:
+                    found = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+                break
+            except FileNotFoundError:  # another process has just made room
+                continue
         with self._guard:
             self._maps[shard.sha256] = found
             # what is mapped takes room, also once its name is gone
-            while sum(len(mapped) for mapped in self._maps.values()) > self._limit and len(self._maps) > 1:
-                self._maps.popitem(last=False)
+            for name in [name for name in self._maps if not (self._folder / f"{name}.tar").exists()]:
+                del self._maps[name]
         return found
 
     def fetch(self, shard: Shard) -> Path:
@@ -96,14 +104,16 @@ class ShardCache:
         RemoteError where it does not answer; ShardError where the disk is full."""
         path = self._folder / f"{shard.sha256}.tar"
         with self._owned(shard.sha256):
-            if path.is_file():
-                os.utime(path)  # used now
+            if _size(path) == shard.bytes:
+                with suppress(FileNotFoundError):
+                    os.utime(path)  # used now
                 return path
+            path.unlink(missing_ok=True)  # of a machine that lost its power
             for stale in self._folder.glob(f"{shard.sha256}.*.part"):
                 stale.unlink(missing_ok=True)  # of a process that was killed: nobody else has the lock
-            part = self._folder / f"{shard.sha256}.{os.getpid()}.part"
+            part = self._folder / f"{shard.sha256}.{shard.bytes}.{os.getpid()}.part"
             try:
-                self._make_room(shard.bytes)
+                self._make_room(shard.bytes, part)
                 self._fetch_whole(shard, part)
                 part.replace(path)
             except OSError as error:
@@ -123,26 +133,30 @@ class ShardCache:
         while True:
             try:
                 remote.fetch(address.path, part)
-            except FileNotFoundError as error:
-                raise BadShardError(f"{address}: missing, and the corpus has it; restore it", shard.path) from error
-            with part.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest == shard.sha256:
-                return
-            if again <= 0:
-                raise BadShardError(
-                    f"{address}: {part.stat().st_size} bytes of sha256 {digest[:12]}..., the corpus says {shard.bytes} "
-                    f"of {shard.sha256[:12]}...: damaged or replaced; run `sarsense shards verify`, restore it",
-                    shard.path,
+                with part.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    os.fsync(file.fileno())  # its name will vouch for it
+                if digest == shard.sha256:
+                    return
+                fault = (
+                    f"{part.stat().st_size} bytes of sha256 {digest[:12]}..., the corpus says {shard.bytes} of "
+                    f"{shard.sha256[:12]}...: damaged or replaced; run `sarsense shards verify`, restore it"
                 )
+            except FileNotFoundError:
+                fault = "missing, and the corpus has it; restore it"
+            if again <= 0:
+                raise BadShardError(f"{address}: {fault}", shard.path)
             again -= 1
             time.sleep(delay)
             delay = min(2 * delay, LONGEST_SECONDS)
 
-    def _make_room(self, wanted: int) -> None:
-        """Remove what was used least recently until `wanted` bytes more are within the limit."""
+    def _make_room(self, wanted: int, part: Path) -> None:
+        """Remove what was used least recently until `wanted` bytes more are within the limit, and take them by an empty
+        `part`, whose name tells others how many they are."""
         with self._owned("room"):
             there = []
+            wanted += sum(int(path.suffixes[-3][1:]) for path in self._folder.glob("*.part"))
+            part.touch()
             for path in self._folder.glob("*.tar"):
                 try:
                     stat = path.stat()
@@ -164,3 +178,21 @@ class ShardCache:
         with lock, (self._folder / f".{name}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _lives(part: Path) -> bool:
+    """Whether the process of this machine that fetches it is there."""
+    try:
+        os.kill(int(part.suffixes[-2][1:]), 0)
+    except (ProcessLookupError, ValueError, IndexError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -5,6 +5,7 @@ GDAL reads rasters, fsspec everything else. Users set one environment; here alon
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -94,6 +95,8 @@ def fsspec_settings(scheme: str, environment: Mapping[str, str] = os.environ) ->
     return settings
 
 
+_OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""failures that no store is to blame for"""
 _refusals = 0
 """how often a store said no: after that it is connected to anew, with credentials that may have been renewed"""
 
@@ -146,6 +149,8 @@ def patiently(call: Callable[[], T], shown: str) -> T:
         except (FileNotFoundError, SceneError):
             raise
         except Exception as error:  # each store raises its own
+            if isinstance(error, OSError) and error.errno in _OWN_DISK:
+                raise
             if is_refused(error, shown):
                 global _refusals
                 _refusals += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -144,6 +145,33 @@ def test_a_file_where_the_cache_is_to_be(far, tmp_path):
 
 def test_part_of_a_killed_process_is_removed(far, tmp_path):
     shard = far.shards[0]
-    tmp_path.joinpath(f"{shard.sha256}.12345.part").write_bytes(b"half")
+    tmp_path.joinpath(f"{shard.sha256}.{shard.bytes}.4194303.part").write_bytes(b"half")
     cache_of(far, tmp_path).fetch(shard)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_file_that_lost_its_end_is_fetched_again(far, local, tmp_path):
+    """As of a machine that lost its power between the name and the bytes."""
+    shard = far.shards[0]
+    tmp_path.joinpath(f"{shard.sha256}.tar").write_bytes(b"\0" * 100)
+    assert bytes(cache_of(far, tmp_path).bytes_of(shard)) == (local / shard.path).read_bytes()
+
+
+def test_what_others_are_fetching_counts_as_there(far, tmp_path):
+    shard = far.shards[0]
+    other = tmp_path / "other.tar"
+    other.write_bytes(b"\0" * 10)
+    part = tmp_path / f"{'0' * 64}.{shard.bytes}.{os.getpid()}.part"  # of a process that lives
+    part.touch()
+    cache_of(far, tmp_path, limit=2 * shard.bytes + 5).fetch(shard)
+    assert not other.exists() and part.exists()
+
+
+def test_a_full_disk_is_no_fault_of_the_store(far, tmp_path, monkeypatch):
+    def full(path: str, file: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    monkeypatch.setattr(remote, "fetch", full)
+    with pytest.raises(ShardError, match="No space left on device .* --cache-gib"):
+        cache_of(far, tmp_path).fetch(far.shards[0])
     assert not list(tmp_path.glob("*.part"))
