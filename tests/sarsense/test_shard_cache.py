@@ -172,6 +172,6 @@ def test_a_full_disk_is_no_fault_of_the_store(far, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(file))
 
     monkeypatch.setattr(remote, "fetch", full)
-    with pytest.raises(ShardError, match="No space left on device .* --cache-gib"):
+    with pytest.raises(ShardError, match=r"No space left on device .* --cache-gib"):
         cache_of(far, tmp_path).fetch(far.shards[0])
     assert not list(tmp_path.glob("*.part"))
