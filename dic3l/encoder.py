@@ -64,8 +64,7 @@ class Encoder(nn.Module):
                 f"views: expected uint8 codes of one channel, (N, 1, h, w), found {views.dtype} {tuple(views.shape)}; "
                 "build the corpus with --bands single"
             )
-        scale = 1 / (255 * self.pixel_std)
-        return torch.addcmul(-self.pixel_mean / self.pixel_std, views.to(scale.dtype), scale)
+        return (views.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std
 
     def forward(self, views: Tensor) -> dict[int, Tensor]:
         """Codes uint8 (N, 1, h, w) -> feature maps (N, C, h / stride, w / stride) of stages 1 to 4, by stage."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,18 +203,22 @@ def test_a_signal_ends_a_build_with_one_line_and_the_same_command_goes_on(
     out, scratch = tmp_path / "corpus", tmp_path / "scratch"
     scratch.mkdir()
     command = [*SARSENSE, "build", str(scenes), "--out", str(out), "--workers", "2", *OPTIONS]
-    process = subprocess.Popen(
-        command,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(scratch)},
-    )
-    wait_for(process, out, "scan")  # what follows takes a second: libraries are loaded
-    workers = psutil.Process(process.pid).children(recursive=True)
-    (os.killpg if group else os.kill)(process.pid, number)
-    printed, told = process.communicate(timeout=120)
+    for _ in range(5):
+        process = subprocess.Popen(
+            command,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(scratch)},
+        )
+        wait_for(process, out, "scan")  # what follows takes a second: libraries are loaded
+        workers = psutil.Process(process.pid).children(recursive=True)
+        (os.killpg if group else os.kill)(process.pid, number)
+        printed, told = process.communicate(timeout=120)
+        if process.returncode != 0:
+            break
+        shutil.rmtree(out)  # on a busy machine it was done before it was asked to stop
     assert process.returncode == code and printed == ""
     lines = [line for line in told.splitlines() if not re.match(r"dashboard: |\w+: [\d,/]+ (files|scenes)", line)]
     assert lines == [f"stopped by {number.name}; the same command goes on from here"]
