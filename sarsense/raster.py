@@ -69,8 +69,11 @@ def open_raster(path: str) -> Iterator[tuple[Any, list[str]]]:
 def _cache_for(dataset: Any) -> int:
     """Bytes of two rows of blocks of a band: rows that are read one after the other share blocks, if any, with those
     before."""
-    sizes = zip(dataset.block_shapes, dataset.dtypes, strict=True)
-    a_row = max((height * dataset.width * np.dtype(dtype).itemsize for (height, _), dtype in sizes), default=0)
+    rows = [
+        height * dataset.width * stored_dtype(dataset, band).itemsize
+        for band, (height, _) in enumerate(dataset.block_shapes, start=1)
+    ]
+    a_row = max(rows, default=0)
     return min(max(2 * a_row, _CACHE_BYTES), _MOST_CACHE_BYTES)
 
 

@@ -287,3 +287,19 @@ def test_a_negative_amplitude_is_no_data(tmp_path):
     band = describe(path, BuildConfig(tile_size=64, unit="amplitude")).bands[0]
     power = valid_power(amplitude, band)
     assert np.isnan(power[:10]).all() and np.allclose(power[10:], POWER[10:], rtol=1e-5)
+
+
+def test_complex_integers_of_16_bits_are_read_as_complex_power(tmp_path):
+    """As Sentinel-1 SLC has them: numpy knows no such type."""
+    path = tmp_path / "s1_slc_VV.tif"
+    rng = np.random.default_rng(0)
+    values = (rng.normal(0, 200, (300, 320)) + 1j * rng.normal(0, 200, (300, 320))).astype(np.complex64)
+    profile = {"driver": "GTiff", "width": 320, "height": 300, "count": 1, "dtype": "complex_int16"}
+    profile |= {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.write(values, 1)
+    with rasterio.open(path) as dataset:
+        assert dataset.dtypes == ("complex_int16",)
+    scene = describe(path)
+    assert scene.bands[0].unit == "complex"
+    assert measure_scene(scene).bands[0].mean_db == pytest.approx(10 * np.log10(2 * 200**2), abs=0.1)
