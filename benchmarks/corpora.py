@@ -14,10 +14,13 @@ from sarsense.corpus import Corpus, open_corpus
 
 
 @contextmanager
-def built_corpus(scenes: int = 4, side: int = 8192, tile: int = 512, shard_mib: int = 64) -> Iterator[Corpus]:
+def built_corpus(
+    scenes: int = 4, side: int = 8192, tile: int = 512, shard_mib: int = 64, content: str = "speckled"
+) -> Iterator[Corpus]:
     """Of (side / tile)**2 tiles a scene, all of them in the train split."""
     with TemporaryDirectory() as scratch:
         root = Path(scratch)
         write_scenes(root / "scenes", scenes, side)
-        build([str(root / "scenes")], root / "corpus", BuildConfig(tile_size=tile, val_share=0, shard_mib=shard_mib), 0)
+        config = BuildConfig(tile_size=tile, val_share=0, shard_mib=shard_mib, content=content)
+        build([str(root / "scenes")], root / "corpus", config, 0)
         yield open_corpus(root / "corpus")

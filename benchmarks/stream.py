@@ -58,7 +58,8 @@ def reading(corpus: Corpus, passes: int = 4) -> None:
 
     def by_webdataset(workers: int) -> Callable[[], None]:
         def run() -> None:
-            data = webdataset.WebDataset(shards, shardshuffle=100, seed=0).shuffle(1000).decode().to_tuple("npy")
+            data = webdataset.WebDataset(passes * shards, shardshuffle=100, seed=0).shuffle(1000).decode()
+            data = data.to_tuple("npy")
             loader = DataLoader(data.batched(BATCH), batch_size=None, num_workers=workers)
             for _ in loader:
                 pass
@@ -79,7 +80,6 @@ def reading(corpus: Corpus, passes: int = 4) -> None:
     }
     seconds = best_seconds(ways)
     slow = "webdataset, shuffle(1000), decoded, 2 DataLoader workers"
-    seconds[slow] *= count / len(tiles)  # it was asked for one pass
     print_rates(f"Tiles of {TILE} x {TILE} from warm shards to batches of {BATCH}", "tiles/s", count, seconds)
     print(f"\n{seconds[slow] / seconds['dic3l.stream, global random order, 2 threads']:.1f} times webdataset.")
 
@@ -144,7 +144,7 @@ def mixing(corpus: Corpus) -> None:
     in_order = np.argsort(scenes, kind="stable")
     rng = np.random.default_rng(0)
 
-    def buffered(size: int = 1000) -> Iterator[int]:
+    def buffered(size: int) -> Iterator[int]:
         """What a shuffle buffer makes of tiles that lie scene after scene."""
         buffer: list[int] = []
         for index in in_order:
@@ -154,11 +154,12 @@ def mixing(corpus: Corpus) -> None:
         rng.shuffle(buffer)
         yield from buffer
 
+    quarter = len(tiles) // 4
     orders = {
         "global (train.window = 0)": [Order(tiles.ids, tiles.shard_of, s, 0).epoch(0) for s in range(20)],
         "windows of 2 shards": [Order(tiles.ids, tiles.shard_of, s, 2).epoch(0) for s in range(20)],
         "chance: random numbers": [rng.permutation(len(tiles)) for _ in range(20)],
-        "shuffle(1000) of tiles that lie scene after scene": [np.array(list(buffered(min(1000, len(tiles) // 4))))],
+        f"a shuffle buffer of {quarter} over tiles that lie scene after scene": [np.array(list(buffered(quarter)))],
     }
     for name, found in orders.items():
         print(f"| {name} | {np.mean([correlation_ratio(scenes[order]) for order in found]):.3f} |")
@@ -182,10 +183,10 @@ def main() -> None:
         reading(corpus)
         viewing(corpus)
         mixing(corpus)
-        if asked.remote:
-            from benchmarks.remote_stream import remote
+    if asked.remote:
+        from benchmarks.remote_stream import from_store
 
-            remote(corpus, settings)
+        from_store(settings)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ Stem = Literal["copies", "single"]
 Contour = Literal["pooled", "edges"]
 Render = Literal["auto", "host", "device"]
 Compile = Literal["off", "on", "graphs"]
+MethodName = Literal[
+    "dic3l", "moco_v1", "moco_v2", "simclr", "byol", "simsiam", "barlow_twins", "densecl", "pixpro", "resim"
+]
 KeyNorm = Literal["shuffled", "averaged"]
 Optimiser = Literal["sgd", "lars"]
 
@@ -138,7 +141,10 @@ class EdgeConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """DIC3L: network, queues, losses."""
+    """DIC3L: network, queues, losses; and the methods that it is compared with, which use of it what they have."""
+
+    name: MethodName = "dic3l"
+    """dic3l, or a baseline: moco_v1, moco_v2, simclr, byol, simsiam, barlow_twins, densecl, pixpro or resim"""
 
     arch: Arch = "resnet50"
     """backbone of torchvision: resnet18, resnet34, resnet50 or resnet101"""
@@ -160,6 +166,8 @@ class MethodConfig:
     """if above 0, the momentum encoder averages over at most this share of the run's steps; not below 0.99 for that"""
     key_norm: KeyNorm = "shuffled"
     """BatchNorm of the keys: of shuffled batches, as published, or running averages, which tell no tile of another"""
+    head_layers: int = 2
+    """layers of the heads of contrasts: 2, or 1 as in moco_v1"""
     temperature: float = 0.2
     """of both contrasts (the published command says 0.2, the published parser 0.07)"""
     weight_global: float = 0.8
@@ -179,7 +187,9 @@ class MethodConfig:
         _require(self.arch in get_args(Arch), "method.arch", f"one of {', '.join(get_args(Arch))}", self.arch)
         for name in ("embedding_dim", "hidden_dim", "queue_size", "bn_groups"):
             _require(getattr(self, name) >= 1, f"method.{name}", "1 or more", getattr(self, name))
-        for name, kind in (("stem", Stem), ("contour", Contour), ("key_norm", KeyNorm)):
+        _require(self.head_layers in (1, 2), "method.head_layers", "1 or 2", self.head_layers)
+        kinds = (("name", MethodName), ("stem", Stem), ("contour", Contour), ("key_norm", KeyNorm))
+        for name, kind in kinds:
             expected = f"one of {', '.join(get_args(kind))}"
             _require(getattr(self, name) in get_args(kind), f"method.{name}", expected, getattr(self, name))
         _require(0 < self.queue_share <= 1, "method.queue_share", "above 0, at most 1", self.queue_share)
@@ -189,6 +199,11 @@ class MethodConfig:
         for name in ("weight_global", "weight_contour", "weight_instances"):
             _require(getattr(self, name) >= 0, f"method.{name}", "0 or more", getattr(self, name))
         _require(self.contour_stage in (1, 2, 3, 4), "method.contour_stage", "1, 2, 3 or 4", self.contour_stage)
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether key images change places among groups and processes."""
+        return self.key_norm == "shuffled" and self.name in ("dic3l", "moco_v1", "moco_v2")
 
 
 @dataclass(frozen=True)
@@ -353,6 +368,23 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 }
 DEFAULT_PRESET: Preset = "paper"
 
+_ONLY_GLOBAL = {
+    "method.weight_global": 1.0,
+    "method.weight_contour": 0.0,
+    "method.weight_instances": 0.0,
+    "method.contour": "pooled",
+}
+METHODS: dict[MethodName, dict[str, Any]] = {
+    "dic3l": {},
+    "moco_v1": {**_ONLY_GLOBAL, "method.head_layers": 1, "method.temperature": 0.07},
+    "moco_v2": _ONLY_GLOBAL,
+    "simclr": {"method.temperature": 0.5, "method.contour": "pooled"},  # as published for batches of hundreds
+    **{
+        name: {"method.contour": "pooled"} for name in ("byol", "simsiam", "barlow_twins", "densecl", "pixpro", "resim")
+    },
+}
+"""what each method sets of a preset, unless the user says otherwise; tiles, views, network and optimiser stay"""
+
 
 def names() -> list[str]:
     """Every setting as section.key, in order."""
@@ -407,6 +439,8 @@ def override(config: Config, layers: Iterable[tuple[str, Mapping[str, Any]]]) ->
     changes: dict[str, dict[str, Any]] = {}
     sections = get_type_hints(Config)
     for source, layer in layers:
+        if (name := layer.get("method.name")) in METHODS:
+            layer = {**METHODS[name], **layer}
         if "train.epochs" in layer and "train.steps" not in layer:
             layer = {**layer, "train.steps": 0}  # who asks for epochs does not want the steps of an earlier layer
         for name, value in layer.items():

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dic3l.base import StepBatch
 from dic3l.draws import MULTIPLIERS, PIXELS_A_COUNTER, ROUNDS, WEYL
-from dic3l.method import StepBatch
 from dic3l.speckle import FEWER_LOOKS, MIXED, QUANTILES, RESPECKLED, SpeckleParams, kinds_of, mixed_bias_db
 from dic3l.views import ViewParams, sampling
 from sarsense.shards import TileSpeckle

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dic3l.config import Device
 from dic3l.errors import ConfigError, Dic3lError, JointError
 
-_TIMEOUT = timedelta(minutes=10)
+TIMEOUT = timedelta(minutes=10)
 """after which a silent peer counts as dead"""
 T = TypeVar("T")
 _PEER_SIGNS = ("connection closed", "connection reset", "connection refused", "timed out", "timeout", "nccl", "gloo")
@@ -44,10 +44,11 @@ def choose_device(device: Device) -> torch.device:
 
 
 @contextmanager
-def process_group(device: Device) -> Iterator[torch.device]:
+def process_group(device: Device, timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
     """Join the processes that torchrun started, and leave them at the end; gives the device of this process.
 
-    Without torchrun's environment, this process is alone. NCCL with CUDA, gloo otherwise.
+    Without torchrun's environment, this process is alone. NCCL with CUDA, gloo otherwise. timeout: after which a silent
+    peer counts as dead.
     """
     chosen = choose_device(device)
     if chosen.type == "cuda":
@@ -59,11 +60,15 @@ def process_group(device: Device) -> Iterator[torch.device]:
     if chosen.type == "cuda":
         settings = {"backend": "nccl", "device_id": chosen}
     with peer_failures():
-        dist.init_process_group(timeout=_TIMEOUT, **settings)
+        dist.init_process_group(timeout=timeout, **settings)
+    failed = True
     try:
         yield chosen
+        failed = False
     finally:
-        dist.destroy_process_group()
+        # NCCL leaves together: one that failed would wait for peers that wait for it. They hear of it when it ends
+        if not (failed and chosen.type == "cuda"):
+            dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -104,6 +109,24 @@ def all_gather(x: Tensor, counts: Sequence[int]) -> Tensor:
     if min(counts) == most:
         return rows
     return torch.cat([part[:count] for part, count in zip(rows.split(most), counts, strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counts: Sequence[int]) -> Tensor:
+        ctx.counts = counts
+        return all_gather(x, counts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # every rank has the same loss of all rows, so its gradient of the own ones is whole; DDP takes means over ranks
+        start = sum(ctx.counts[: rank()])
+        return gradients[0][start : start + ctx.counts[rank()]] * world(), None
+
+
+def gather_with_gradient(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """As `all_gather`, for a loss of all rows that is the same on every rank: DDP's mean of gradients is its own."""
+    return x if world() == 1 else _Gather.apply(x, counts)
 
 
 def all_reduce(x: Tensor) -> Tensor:

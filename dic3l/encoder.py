@@ -92,8 +92,10 @@ def single_channel(stem: nn.Conv2d) -> nn.Conv2d:
     return single
 
 
-def projection_head(inputs: int, hidden: int, dim: int) -> nn.Sequential:
-    """Linear-ReLU-Linear, (..., inputs) -> (..., dim): before either contrast."""
+def projection_head(inputs: int, hidden: int, dim: int, layers: int = 2) -> nn.Sequential:
+    """Linear-ReLU-Linear, or a Linear alone, (..., inputs) -> (..., dim): before either contrast."""
+    if layers == 1:
+        return nn.Sequential(nn.Linear(inputs, dim))
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
 
 

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from dic3l.base import StepBatch
 from dic3l.device_views import TileBatch
-from dic3l.method import StepBatch
 from dic3l.profile import span
 from dic3l.speckle import speckle_table
 from dic3l.stream import Stream

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dic3l import distributed
+from dic3l.base import Method
 from dic3l.config import Config
 from dic3l.draws import permutation
-from dic3l.method import DIC3L
 from dic3l.stream import Tiles
 
 NEIGHBOURS = 20
@@ -57,7 +57,7 @@ class SceneProbe:
         """What naming the most frequent scene would find."""
         return float((self.query_labels == np.bincount(self.bank_labels).argmax()).mean())
 
-    def accuracy(self, method: DIC3L, config: Config, device: torch.device, autocast: torch.dtype | None) -> float:
+    def accuracy(self, method: Method, config: Config, device: torch.device, autocast: torch.dtype | None) -> float:
         """Of pooled stage-4 features of the query network. All ranks call it together: each encodes a share."""
         bank, labels = self._features(self.bank_rows, self.bank_labels, method, config, device, autocast)
         queries, truth = self._features(self.query_rows, self.query_labels, method, config, device, autocast)
@@ -69,14 +69,14 @@ class SceneProbe:
         self,
         rows: np.ndarray,
         labels: np.ndarray,
-        method: DIC3L,
+        method: Method,
         config: Config,
         device: torch.device,
         autocast: torch.dtype | None,
     ) -> tuple[Tensor, Tensor]:
         rank, world = distributed.rank(), distributed.world()
         mine = rows[rank::world]
-        encoder = method.query.encoder.eval()
+        encoder = method.encoder.eval()
         parts = [torch.zeros(0, encoder.channels[4], device=device)]
         try:
             for start in range(0, len(mine), _BATCH):

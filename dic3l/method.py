@@ -1,4 +1,4 @@
-"""DIC3L: two networks, two queues, three losses, and one optimiser step.
+"""DIC3L: two networks, two queues, three losses.
 
 Method of arXiv 2511.07808. A query network learns; a key network is its exponential average. Of two views of a tile,
 the query network sees the first and the key network the second:
@@ -24,21 +24,19 @@ key network moves once.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from contextlib import nullcontext
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from dic3l import distributed
-from dic3l.batchnorm import follow, set_groups
+from dic3l.base import Found, Method, StepBatch, alone, in_precision
+from dic3l.batchnorm import set_groups
 from dic3l.config import MethodConfig
 from dic3l.encoder import STAGE_STRIDE, BoxHead, Encoder, projection_head
-from dic3l.errors import CheckpointError, ConfigError
+from dic3l.errors import ConfigError
 from dic3l.groups import Division
 from dic3l.losses.contour import contour_contrast
 from dic3l.losses.contrast import info_nce
@@ -48,6 +46,7 @@ from dic3l.profile import span
 from dic3l.queue import KeyQueue
 from dic3l.roi import pool_boxes
 
+N = TypeVar("N", bound=nn.Module)
 BOX_STAGE = 4
 """stage from which boxes are pooled, and the global vector"""
 
@@ -71,8 +70,8 @@ class Network(nn.Module):
         self.encoder = Encoder(config.arch, config.weights, config.stem)
         channels, hidden, dim = self.encoder.channels, config.hidden_dim, config.embedding_dim
         self.contour, self.contour_stage = config.contour, config.contour_stage
-        self.global_head = projection_head(channels[BOX_STAGE], hidden, dim)
-        self.contour_head = projection_head(channels[config.contour_stage], hidden, dim)
+        self.global_head = projection_head(channels[BOX_STAGE], hidden, dim, config.head_layers)
+        self.contour_head = projection_head(channels[config.contour_stage], hidden, dim, config.head_layers)
         self.box_head = BoxHead(channels[BOX_STAGE], hidden, dim)
         self.predictor: BoxHead | None = BoxHead(dim, hidden, dim)
 
@@ -102,49 +101,11 @@ def _unit(x: Tensor) -> Tensor:
     return F.normalize(full_precision(x), dim=-1)
 
 
-def key_network(query: Network) -> Network:
-    """A copy of the query network without its predictor, closed to gradients."""
+def key_network(query: N) -> N:
+    """A copy of the query network without its `predictor`, closed to gradients."""
     network = copy.deepcopy(query)
-    network.predictor = None
+    network.predictor = None  # type: ignore[assignment]
     return network.requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """One rank's part of a global batch of B tiles, on the device of the networks: n of them.
-
-    A rank holds the first views of the tiles of its rows (`dic3l.groups.Division.rows`), and the second views of
-    tiles perm[rows]. Coordinates are pixels of the views.
-    """
-
-    query_views: Tensor
-    """uint8 (n, 1, h, w)"""
-    query_boxes: Tensor
-    """float32 (n, P, 4), of the first views"""
-    query_mask: Tensor
-    """bool (n, P)"""
-    query_points: Tensor
-    """float32 (n, Q, 4): squares of the contour branch, in the first views"""
-    point_mask: Tensor
-    """bool (n, Q), of the same tiles"""
-    key_views: Tensor
-    """uint8 (n, 1, h, w)"""
-    key_boxes: Tensor
-    """float32 (n, P, 4), of the second views"""
-    key_mask: Tensor
-    """bool (n, P)"""
-    key_points: Tensor
-    """float32 (n, Q, 4): the first of a tile always covers something, whatever its mask, for the queue takes it"""
-    perm: Tensor
-    """int64 (B,), the same on all ranks: key image j is of tile perm[j]"""
-
-    def queries(self, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the query network is given."""
-        return self.query_views[rows], self.query_boxes[rows], self.query_mask[rows], self.query_points[rows]
-
-    def keys(self, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the key network is given."""
-        return self.key_views[rows], self.key_boxes[rows], self.key_mask[rows], self.key_points[rows]
 
 
 class Losses(NamedTuple):
@@ -176,56 +137,42 @@ class Counts(NamedTuple):
     points: Tensor
 
 
-class DIC3L(nn.Module):
+class DIC3L(Method):
     """Query network, key network and both queues: the whole state of the method.
 
     Initial weights and queues are functions of `seed`. `division`: how batches are divided.
     """
 
+    query: Network
+    key: Network
+    columns = (
+        *("loss", "loss_global", "loss_contour", "loss_instances"),
+        *("top1_global", "top5_global", "top1_contour", "boxes_per_image", "points_per_image"),
+    )
+    """of `Losses`"""
+
     def __init__(self, config: MethodConfig, seed: int, division: Division) -> None:
-        super().__init__()
+        super().__init__(config, division)
+        self.averaged_norm = config.key_norm == "averaged"
         if config.contour_stage not in STAGE_STRIDE:
             raise ConfigError(f"contour_stage: expected 1, 2, 3 or 4, found {config.contour_stage}")
-        self.config, self.division = config, division
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.query = Network(config)
         self.key = key_network(self.query)
         self.queue_global = KeyQueue(config.queue_size, config.embedding_dim, seed=2 * seed + 1)
         self.queue_contour = KeyQueue(config.queue_size, config.embedding_dim, seed=2 * seed + 2)
-        self.steps = 0
-        """steps done"""
         self.train()
 
-    def train(self, mode: bool = True) -> DIC3L:
-        """A key network that normalises by running averages never gathers statistics of its own."""
-        super().train(mode)
-        if self.config.key_norm == "averaged":
-            self.key.eval()
-        return self
+    def held(self) -> dict[str, nn.Module]:
+        return {"queue_global": self.queue_global, "queue_contour": self.queue_contour, **super().held()}
 
-    def get_extra_state(self) -> dict[str, int]:
-        return {"steps": self.steps}
+    @property
+    def queue_filled(self) -> int:
+        return self.queue_global.filled
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        if state["steps"] < 0:
-            raise CheckpointError(f"method: {state['steps']} steps found, expected 0 or more")
-        self.steps = state["steps"]
-
-    @torch.no_grad()
-    def momentum_update(self) -> None:
-        """key = m * key + (1 - m) * query, for all weights but the predictor's.
-
-        Running statistics are the key network's own where keys are shuffled; where they are averaged they follow the
-        query's in the same way, faster in the first steps, whose statistics nothing knew before.
-        """
-        learned = dict(self.query.named_parameters())
-        _lerp(((value, learned[name]) for name, value in self.key.named_parameters()), 1 - self.config.momentum)
-        if self.config.key_norm == "averaged":
-            known = dict(self.query.named_buffers())
-            # before the first step the query has none of its own, and those of the first count whole
-            share = max(1 - self.config.momentum, 1 / max(1, self.steps))
-            _lerp(((value, known[name]) for name, value in self.key.named_buffers() if _running(name)), share)
+    def newest_keys(self, count: int) -> Tensor:
+        return self.queue_global.newest(count)
 
     def encode_keys(self, batch: StepBatch) -> Vectors:
         """Keys of all B tiles, in the order of tiles: (B, D), (B, Q, D), (B, P, D), the same on all ranks."""
@@ -289,97 +236,29 @@ class DIC3L(nn.Module):
         self.queue_global.enqueue(keys.global_)
         self.queue_contour.enqueue(keys.contour[:, 0])
 
-    def follow(self) -> None:
-        """Running statistics take what the step has gathered. All ranks call it together."""
-        follow(self.query, self.steps)
-        follow(self.key, self.steps)
-
-
-def _lerp(pairs: Iterable[tuple[Tensor, Tensor]], share: float) -> None:
-    """Move the first of each pair towards the second, in place."""
-    moved, towards = zip(*pairs, strict=True)
-    torch._foreach_lerp_(moved, towards, share)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _running(name: str) -> bool:
-    return name.endswith(("running_mean", "running_var"))
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a step leaves for the monitor, on the device, without gradient."""
-
-    losses: Losses
-    queries: Tensor
-    """(n, D): the unit global vectors of this rank's tiles"""
-    keys: Tensor
-    """(n, D): those of the same tiles' keys"""
-    gradient: Tensor
-    """scalar: the length of the gradient that the optimiser took, the same on all ranks"""
-
-
-def training_step(
-    method: DIC3L,
-    query: nn.Module,
-    batch: StepBatch,
-    optimiser: torch.optim.Optimizer,
-    lr: float,
-    autocast: torch.dtype | None = None,
-) -> StepResult:
-    """One optimiser step, in the published order, without waiting for the device.
-
-    query: `method.query`, or the same in DDP; autocast: dtype of the networks' arithmetic, None = that of the weights.
-    The key network moves first, and the queues take the batch's keys last, so that a batch is contrasted with those
-    before it.
-    """
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    with span("momentum"):
-        method.momentum_update()
-    optimiser.zero_grad(set_to_none=True)
-    division, rank = method.division, distributed.rank()
-    with span("key"), _autocast(batch.query_views.device, autocast):
-        keys = method.encode_keys(batch)
-    with span("gather"):
-        counts = method.counts(batch)
-    own = Vectors(*(values[division.rows(rank)] for values in keys))
-    losses: list[Losses] = []
-    features = []
-    for part in range(division.parts):
-        rows = division.part_rows(rank, part)
-        set_groups(method.query, division.group_sizes(rank, part))
-        # gradients travel once, with the last part
-        with _alone(query) if part + 1 < division.parts else nullcontext(), distributed.peer_failures():
-            with span("query"), _autocast(batch.query_views.device, autocast):
-                queries = query(*batch.queries(rows))
-            part_keys = Vectors(*(values[rows] for values in own))
-            with span("losses"):
-                found = method.losses(queries, part_keys, batch.query_mask[rows], batch.point_mask[rows], counts)
-            with span("backward"):
-                found.total.backward()
-        losses.append(Losses(*(value.detach() for value in found)))
-        features.append(queries.global_.detach())
-    with span("queue"):
-        method.enqueue(keys)  # after the backward pass, which reads the queues
-    gradient = _length([value.grad for value in method.query.parameters() if value.grad is not None])
-    with span("optimiser"):
-        optimiser.step()
-    with span("statistics"):
-        method.follow()
-    method.steps += 1
-    summed = Losses(*(torch.stack(values).sum(0) for values in zip(*losses, strict=True)))
-    return StepResult(summed, torch.cat(features), own.global_, gradient)
-
-
-def _length(tensors: list[Tensor]) -> Tensor:
-    """Of all of them as one vector."""
-    return torch.stack(torch._foreach_norm(tensors)).norm()  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _alone(query: nn.Module) -> AbstractContextManager[Any]:
-    """A context in which gradients stay on this rank."""
-    return query.no_sync() if isinstance(query, DistributedDataParallel) else nullcontext()
-
-
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+    def backward(self, query: nn.Module, batch: StepBatch, autocast: torch.dtype | None) -> Found:
+        division, rank, device = self.division, distributed.rank(), batch.query_views.device
+        with span("key"), in_precision(device, autocast):
+            keys = self.encode_keys(batch)
+        with span("gather"):
+            counts = self.counts(batch)
+        own = Vectors(*(values[division.rows(rank)] for values in keys))
+        losses: list[Tensor] = []
+        features = []
+        for part in range(division.parts):
+            rows = division.part_rows(rank, part)
+            set_groups(self.query, division.group_sizes(rank, part))
+            # gradients travel once, with the last part
+            with alone(query) if part + 1 < division.parts else nullcontext(), distributed.peer_failures():
+                with span("query"), in_precision(device, autocast):
+                    queries = query(*batch.queries(rows))
+                part_keys = Vectors(*(values[rows] for values in own))
+                with span("losses"):
+                    found = self.losses(queries, part_keys, batch.query_mask[rows], batch.point_mask[rows], counts)
+                with span("backward"):
+                    found.total.backward()
+            losses.append(torch.stack([value.detach() for value in found]))
+            features.append(queries.global_.detach())
+        with span("queue"):
+            self.enqueue(keys)  # after the backward pass, which reads the queues
+        return Found(torch.stack(losses).sum(0), torch.cat(features), own.global_)

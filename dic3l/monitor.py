@@ -27,30 +27,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from dic3l import distributed
+from dic3l.base import Method, StepResult
 from dic3l.checkpoint import write_text
 from dic3l.config import Config
 from dic3l.errors import Dic3lError
 from dic3l.loggers import Logger, open_loggers
-from dic3l.method import DIC3L, Losses
 
 _LINE_SECONDS = 10.0
 """between two lines of progress where there is no terminal"""
 _RANK_SAMPLE = 4096
 """newest keys whose effective rank is taken, at most"""
-_NAMES = {
-    "total": "loss",
-    "global_": "loss_global",
-    "contour": "loss_contour",
-    "instances": "loss_instances",
-    "top1_global": "top1_global",
-    "top5_global": "top5_global",
-    "top1_contour": "top1_contour",
-    "boxes_per_image": "boxes_per_image",
-    "points_per_image": "points_per_image",
-}
-"""fields of `Losses` -> names in metrics.jsonl"""
-_COLUMNS = [_NAMES[name] for name in Losses._fields] + ["gradient_norm"]
-"""of what is known of a step"""
 COLLAPSED_STD, COLLAPSED_RANK, _COLLAPSED_LINES = 0.1, 10.0, 3
 """feature_std and effective rank below which so many lines in a row are called a collapse. Both, since vectors about a
 common mean may differ little and yet in all directions: young networks do whose keys no batch normalises"""
@@ -61,29 +47,29 @@ _GRACE = 0.05
 class Window:
     """Losses and gradient of each step since the last line, kept on the device so that no step waits for it."""
 
-    def __init__(self, rows: Tensor | None = None) -> None:
-        """rows: float (steps, 10), of a checkpoint."""
+    def __init__(self, names: Sequence[str], rows: Tensor | None = None) -> None:
+        """names: of the losses of a method; rows: float (steps, losses + 1), of a checkpoint."""
+        self.names = (*names, "gradient_norm")
         self._rows = [] if rows is None else list(rows)
 
-    def add(self, losses: Losses, gradient: Tensor) -> None:
-        """gradient: its length, a scalar."""
-        self._rows.append(torch.stack([*losses, gradient.to(losses.total.dtype)]))
+    def add(self, result: StepResult) -> None:
+        self._rows.append(torch.cat((result.losses, result.gradient[None].to(result.losses.dtype))))
 
     def mean_over_ranks(self) -> Tensor:
-        """float (steps, 10) on the CPU, the same on all ranks. All ranks call it together; waits for the device."""
+        """float (steps, losses + 1) on the CPU, the same on all ranks. All ranks call it together; waits for the
+        device."""
         if not self._rows:
-            return torch.zeros(0, len(_COLUMNS))
+            return torch.zeros(0, len(self.names))
         device = self._rows[-1].device  # rows of a checkpoint come from the CPU
         rows = torch.stack([row.to(device) for row in self._rows])
         return (distributed.all_reduce(rows) / distributed.world()).cpu()
 
+    def means(self, rows: Tensor) -> dict[str, float]:
+        """Means over steps, by the names of metrics.jsonl."""
+        return dict(zip(self.names, rows.double().mean(0).tolist(), strict=True))
+
     def clear(self) -> None:
         self._rows.clear()
-
-
-def window_means(rows: Tensor) -> dict[str, float]:
-    """Means over steps of a window (steps, 10), by the names of metrics.jsonl."""
-    return dict(zip(_COLUMNS, rows.double().mean(0).tolist(), strict=True))
 
 
 def feature_std(features: Tensor) -> float:
@@ -112,20 +98,21 @@ def uniformity(features: Tensor) -> float:
     return math.log(float((potential.sum() - potential.diagonal().sum()) / (count * (count - 1))))
 
 
-def health(method: DIC3L, queries: Tensor, keys: Tensor) -> dict[str, float]:
-    """Signs of collapse. queries, keys: this rank's unit vectors (n, D) of a batch; all ranks call it together."""
-    queue = method.queue_global
-    newest = min(queue.filled, _RANK_SAMPLE)
-    rows = torch.arange(queue.pointer - newest, queue.pointer, device=queue.keys.device) % len(queue.keys)
+def health(method: Method, queries: Tensor, keys: Tensor) -> dict[str, float]:
+    """Signs of collapse. queries, keys: this rank's unit vectors (n, D) of a batch; all ranks call it together.
+
+    The effective rank is that of the newest keys of the queue, or of the batch where a method has none.
+    """
     pairs = distributed.all_gather(torch.cat((queries, keys), dim=1), method.division.counts())
     queries, keys = pairs.chunk(2, dim=1)
-    return {
+    newest = method.newest_keys(_RANK_SAMPLE)
+    found = {
         "feature_std": feature_std(queries),
-        "effective_rank": effective_rank(queue.keys[rows]),
+        "effective_rank": effective_rank(queries if newest is None else newest),
         "alignment": float((queries - keys).double().square().sum(1).mean()),
         "uniformity": uniformity(queries),
-        "queue_filled": queue.filled,
     }
+    return found if newest is None else {**found, "queue_filled": method.queue_filled}
 
 
 def collapsed(rows: Sequence[Mapping[str, Any]], done: int, total: int) -> bool:
@@ -232,11 +219,7 @@ class Monitor:
         self._tell(lambda logger: logger.log(scalars, done))
         self._lines = [*self._lines, values][-_COLLAPSED_LINES:]
         self._alarm(done)
-        told = (
-            f"epoch {epoch:.2f}  loss {values['loss']:.3f}  contrast {values['loss_global']:.3f}  "
-            f"top-1 {100 * values['top1_global']:.0f} %  "
-            f"{times['tiles_per_s']:.0f} tiles/s"
-        )
+        told = f"epoch {epoch:.2f}  loss {values['loss']:.3f}  {_contrast(values)}{times['tiles_per_s']:.0f} tiles/s"
         self._bar.update(self._task, told=told)
         now = time.monotonic()
         if not self._console.is_terminal and (now - self._last_line >= _LINE_SECONDS or done == self._total):
@@ -266,6 +249,13 @@ class Monitor:
         elif self._alarmed and not now:
             self.say(f"step {done}: feature_std is {self._lines[-1]['feature_std']:.2g} again: no collapse")
         self._alarmed = now
+
+
+def _contrast(values: Mapping[str, Any]) -> str:
+    """Of methods that have one."""
+    if "top1_global" not in values:
+        return ""
+    return f"contrast {values['loss_global']:.3f}  top-1 {100 * values['top1_global']:.0f} %  "
 
 
 def _tag(name: str) -> str:

@@ -21,7 +21,7 @@ from dic3l.errors import Dic3lError
 
 WARM_UP = 5
 """steps before the first one that is looked at: memory is taken, kernels are chosen"""
-BESIDE = ("copy", "views", "all-reduce")
+BESIDE = ("copy", "views")
 """spans that run beside the step"""
 _active: _Spans | None = None
 
@@ -29,8 +29,11 @@ _active: _Spans | None = None
 @contextmanager
 def span(name: str) -> Iterator[None]:
     """A part of a step. Costs nothing while nobody looks."""
+    if torch.compiler.is_compiling():  # first: what a compiler reads it guards, and compiles anew when that changes
+        yield
+        return
     spans = _active
-    if spans is None or torch.compiler.is_compiling():
+    if spans is None:
         yield
         return
     with torch.profiler.record_function(f"dic3l::{name}"):
@@ -127,7 +130,8 @@ class Profiler:
 
 
 def _collectives(trace: Any) -> float:
-    """Milliseconds of reductions of gradients, by the backend's own account."""
+    """Milliseconds of all reductions, those of counts and statistics too, by the backend's own account: of the latter
+    the host waits, and their time is also in the spans of the step."""
     events = {event.key: event for event in trace.key_averages()}
     for name in ("gloo:all_reduce", "nccl:all_reduce"):
         if name in events:
@@ -141,7 +145,7 @@ def table(totals: dict[str, float], reduced: float, milliseconds: float, steps: 
     inside = {name: value for name, value in totals.items() if name not in BESIDE}
     beside = {name: value for name, value in totals.items() if name in BESIDE}
     if reduced:
-        beside["all-reduce"] = reduced
+        beside["all-reduce (gradients, counts, statistics)"] = reduced
     rows = [*inside.items(), ("other", max(0.0, milliseconds - sum(inside.values()))), ("a step", milliseconds)]
     lines = [f"where {steps} steps spent their time:", "| part | ms a step | share |", "| --- | ---: | ---: |"]
     lines += [f"| {name} | {value / steps:.2f} | {value / milliseconds:.1%} |" for name, value in rows]

@@ -44,6 +44,12 @@ class KeyQueue(nn.Module):
         self.pointer = (self.pointer + count) % size
         self.enqueued += count
 
+    def newest(self, count: int) -> Tensor:
+        """The last `count` keys of images, at most: (m, D), the newest last."""
+        kept = min(count, self.filled)
+        rows = torch.arange(self.pointer - kept, self.pointer, device=self.keys.device) % len(self.keys)
+        return self.keys[rows]
+
     def get_extra_state(self) -> dict[str, int]:
         return {"pointer": self.pointer, "enqueued": self.enqueued}
 

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 
+from dic3l.base import StepBatch
 from dic3l.boxes import matched_boxes
 from dic3l.config import Config
 from dic3l.device_views import SpeckleNumbers, TileBatch, speckle_numbers, view_numbers
@@ -28,11 +29,10 @@ from dic3l.edges import DRAWS as EDGE_DRAWS
 from dic3l.edges import edge_squares, edge_strength, squares_in_views, whole_views
 from dic3l.errors import ConfigError
 from dic3l.groups import division
-from dic3l.method import StepBatch
 from dic3l.order import Order
 from dic3l.speckle import DRAWS_PER_VIEW as SPECKLE_DRAWS
 from dic3l.speckle import SpeckleParams, draw_speckle, speckle_view
-from dic3l.views import DRAWS_PER_VIEW, ViewParams, draw_view, render_one, sampling
+from dic3l.views import DRAWS_PER_VIEW, ViewParams, draw_view, frames, render_one, sampling
 from sarsense.shards import TileSpeckle
 
 T = TypeVar("T")
@@ -120,7 +120,9 @@ class Stream:
         self.tiles, self.config, self.rank, self.world = tiles, config, rank, world
         self.tile_hw = (height, width)
         self.order = Order(tiles.ids, tiles.shard_of, config.train.seed, config.train.window)
-        self._announced: set[tuple[int, int]] = set()
+        self._first = 0
+        """step that `batches` began with"""
+        self._announced: deque[tuple[int, int]] = deque(maxlen=8)
         self._guard = threading.Lock()
 
     def plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,13 +142,15 @@ class Stream:
         return self.tiles.read(self.plan(step)[0])
 
     def _announce(self, step: int) -> None:
-        """Tell the tiles which shards come next, once a window."""
-        epoch, position = divmod(step * self.config.train.batch_size, len(self.tiles))
+        """Tell the tiles which shards come next, once a window, when no batch of the window before is being made any
+        more: its shards make room for those that come."""
+        behind = max(min(step, self._first), step - self.config.train.loader_threads - _AHEAD)
+        epoch, position = divmod(behind * self.config.train.batch_size, len(self.tiles))
         here, shards = self.order.ahead(epoch, position)
         with self._guard:
             if here in self._announced:
                 return
-            self._announced.add(here)
+            self._announced.append(here)
         for window in shards:
             self.tiles.expect(window)
 
@@ -250,6 +254,8 @@ class Stream:
             key_mask=mask[key],
             key_points=points_second[key],
             perm=torch.from_numpy(drawn.perm),
+            query_frames=torch.from_numpy(frames(first).astype(np.float32)[query]),
+            key_frames=torch.from_numpy(frames(second).astype(np.float32)[key]),
         )
 
     def _edges(self, codes: np.ndarray, number: int) -> np.ndarray:
@@ -262,7 +268,7 @@ class Stream:
     def _shuffle(self, step: int) -> np.ndarray:
         """Which tile's second view is key image j, int64 (B,); in order where no key depends on another's image."""
         count = self.config.train.batch_size
-        if self.config.method.key_norm == "averaged":
+        if not self.config.method.shuffles:
             return np.arange(count)
         return permutation(self.config.train.seed, "shuffle", step, count)
 
@@ -273,6 +279,7 @@ class Stream:
         raised in its turn.
         """
         threads = self.config.train.loader_threads
+        self._first = start
         pool = ThreadPoolExecutor(threads, thread_name_prefix="dic3l-loader")
         try:
             pending: deque[tuple[int, Future[T]]] = deque()

@@ -27,6 +27,7 @@ from zlib import crc32
 import torch
 
 from dic3l import distributed
+from dic3l.base import Method, training_step
 from dic3l.checkpoint import (
     Checkpoint,
     CorpusFacts,
@@ -41,8 +42,8 @@ from dic3l.errors import JointError
 from dic3l.feed import feed
 from dic3l.groups import division
 from dic3l.knn import SceneProbe
-from dic3l.method import DIC3L, training_step
-from dic3l.monitor import Monitor, Window, health, window_means
+from dic3l.methods import make_method
+from dic3l.monitor import Monitor, Window, health
 from dic3l.optim import key_momentum, learning_rate, make_optimiser, peak_rate, queue_length, total_steps
 from dic3l.profile import WARM_UP, Profiler, span
 from dic3l.stream import Stream, Tiles
@@ -114,7 +115,7 @@ def train(
         )
     method, query, optimiser = networks(config, resumed, device, len(tiles))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
-    window = Window(resumed.window if resumed else None)
+    window = Window(method.columns, resumed.window if resumed else None)
     start = done = logged = resumed.step if resumed else 0
     changed = resumed is not None and resumed.corpus["digest"] != corpus.digest
     del resumed  # its tensors have been copied
@@ -145,7 +146,7 @@ def train(
                     torch.compiler.cudagraph_mark_step_begin()  # what the graphs gave the step before is free
                 lr = learning_rate(step, total, peak, config.optim.warmup_steps)
                 result = training_step(method, query, batch, optimiser, lr, autocast)
-                window.add(result.losses, result.gradient)
+                window.add(result)
                 done = step + 1
                 monitor.step(done)
                 for line in profiler.step():
@@ -157,14 +158,14 @@ def train(
                     continue
                 # only here do ranks speak of more than the step, and does the host wait for the device
                 rows = window.mean_over_ranks()
-                _refuse_nonfinite(rows, done, stream, run)
+                _refuse_nonfinite(window, rows, done, stream, run)
                 stopping = _anywhere(bool(stop), device)
                 # before a save, the file before it is awaited here, where all ranks hear of its failure together
                 if _anywhere(writer.failed(wait=saving or stopping), device):
                     writer.wait()  # the first rank raises why
                     raise JointError("the first process could not write a checkpoint")
                 if logging:
-                    metrics = {**window_means(rows), "lr": lr, **health(method, result.queries, result.keys)}
+                    metrics = {**window.means(rows), "lr": lr, **health(method, result.queries, result.keys)}
                     elapsed = max(time.monotonic() - since, 1e-9)
                     if saving and probe:
                         metrics["knn_scene"] = probe.accuracy(method, config, device, autocast)
@@ -196,7 +197,7 @@ def train(
 
 def networks(
     config: Config, resumed: Checkpoint | None, device: torch.device, tiles: int
-) -> tuple[DIC3L, torch.nn.Module, torch.optim.Optimizer]:
+) -> tuple[Method, torch.nn.Module, torch.optim.Optimizer]:
     """The method on its device, the query network as it is trained (in DDP where there are peers), the optimiser.
 
     tiles: of the corpus. channels_last: convolutions are faster so, on CPU and CUDA.
@@ -208,8 +209,10 @@ def networks(
     )
     if resumed:
         # initial weights are not looked for again, and of another corpus the queue keeps its length
-        settings = replace(settings, weights="random", queue_size=len(resumed.method["queue_global.keys"]))
-    method = DIC3L(settings, config.train.seed, division(config, distributed.world()))
+        settings = replace(settings, weights="random")
+        if (keys := resumed.method.get("queue_global.keys")) is not None:
+            settings = replace(settings, queue_size=len(keys))
+    method = make_method(settings, config.train.seed, division(config, distributed.world()))
     if config.train.precision == "fp64":
         method.double()
     if resumed:
@@ -218,7 +221,8 @@ def networks(
     method.to(memory_format=torch.channels_last)
     if config.train.compile != "off":
         for network in (method.query, method.key):
-            network.compile(mode="reduce-overhead" if config.train.compile == "graphs" else None, dynamic=False)
+            if network is not None:
+                network.compile(mode="reduce-overhead" if config.train.compile == "graphs" else None, dynamic=False)
     optimiser = make_optimiser(method.query, config.optim)
     if resumed:
         restore_optimiser(optimiser, resumed.optimiser)
@@ -247,7 +251,7 @@ def _opening(
     config: Config,
     corpus: CorpusFacts,
     stream: Stream,
-    method: DIC3L,
+    method: Method,
     start: int,
     total: int,
     device: torch.device,
@@ -296,15 +300,15 @@ def _opening(
         )
 
 
-def _refuse_nonfinite(rows: torch.Tensor, done: int, stream: Stream, run: Path) -> None:
-    """rows: losses and gradient of the last steps, (steps, 10). DivergenceError where one is not finite, with the tiles
-    of its batch. No checkpoint holds what came of it: all of them are written after this."""
+def _refuse_nonfinite(window: Window, rows: torch.Tensor, done: int, stream: Stream, run: Path) -> None:
+    """rows: losses and gradient of the last steps, (steps, losses + 1). DivergenceError where one is not finite, with
+    the tiles of its batch. No checkpoint holds what came of it: all of them are written after this."""
     bad = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
     if not bad:
         return
     step = done - len(rows) + bad[0]
     keys = [stream.tiles.keys[index] for index in stream.plan(step)[0]]
-    told = window_means(rows[bad[0]][None])
+    told = window.means(rows[bad[0]][None])
     if distributed.rank() == 0:
         content = {"step": step, **{name: str(value) for name, value in told.items()}, "tiles": keys}
         write_text(run / "diverged.json", json.dumps(content, indent=2) + "\n")
@@ -325,7 +329,7 @@ def _save(
     writer: CheckpointWriter,
     config: Config,
     corpus: CorpusFacts,
-    method: DIC3L,
+    method: Method,
     optimiser: torch.optim.Optimizer,
     done: int,
     rows: torch.Tensor,
@@ -334,8 +338,7 @@ def _save(
 
     The queues and the key network are never sent, so this is where a rank that has gone its own way is found out.
     """
-    held = {"queue_global": method.queue_global, "queue_contour": method.queue_contour, "key network": method.key}
-    for name, module in held.items():
+    for name, module in method.held().items():
         values = [value.double().sum() for value in module.state_dict().values() if isinstance(value, torch.Tensor)]
         if distributed.differs(torch.stack(values)):
             raise JointError(
@@ -368,8 +371,12 @@ def _signals() -> Iterator[list[str]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, note) for number in STOPPING}
+    failed = True
     try:
         yield received
+        failed = False
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if failed and received:  # whoever sent it is owed an end, not what is made of the error
+            signal.raise_signal(signal.Signals[received[0]])

@@ -107,6 +107,14 @@ def draw_view(u: np.ndarray, tile_hw: tuple[int, int], config: ViewConfig) -> Vi
     )
 
 
+def frames(params: ViewParams) -> np.ndarray:
+    """Where views lie: float64 (N, 4), tile coordinates of a view's own left, top, right and bottom edges."""
+    left, top, right, bottom = params.rect.T
+    across = np.where(params.flip, (right, left), (left, right))
+    down = np.where(params.flip_vertical, (bottom, top), (top, bottom))
+    return np.stack((across[0], down[0], across[1], down[1]), axis=1)
+
+
 def view_matrix(params: ViewParams, crop_size: int) -> np.ndarray:
     """float64 (N, 2, 3): maps (x, y, 1) in tile pixels to (x, y) in view pixels, both of edges. Crop, resize, flips."""
     x0, y0, x1, y1 = params.rect.T

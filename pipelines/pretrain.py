@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from dic3l import distributed
@@ -29,14 +31,16 @@ from dic3l.loggers import check_loggers
 from dic3l.stream import Stream
 from dic3l.trainer import STOPPING, Outcome, train
 from pipelines.shard_source import ShardSource, note_bad_shard, noted_shards, open_tiles
+from sarsense.errors import BadShardError
 from sarsense.places import Place
-from sarsense.shard_cache import BadShardError
 
 _PARENT = "DIC3L_PARENT"
 """process number of the parent, in the environment of the ranks that it starts"""
 _GRACE_SECONDS = 20.0
 """from the first rank's failure to the end of the others by force"""
 _POLL_SECONDS = 0.1
+_FETCHING = 6
+"""times the patience of ranks whose shards lie here already"""
 _AS_IT_IS = ShardSource()
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """of malloc.h"""
@@ -63,6 +67,8 @@ def pretrain(
     if inside and nproc > 1:
         raise ConfigError("--nproc: torchrun already decides how many processes there are; leave it out")
     check_loggers(config.train.logger_names)
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and checkpoints(run):
+        resume = "auto"  # torchrun gives the same command again
     while True:
         noted = noted_shards(run)
         try:
@@ -76,10 +82,16 @@ def pretrain(
             _tell(f"warning: {error}; it is left out when the run begins again from its last checkpoint")
             if inside:
                 sys.exit(1)  # whoever started the ranks starts all of them again
+        except _StoppedError:
+            raise
         except (SystemExit, Dic3lError):  # of ranks: the first that ended may be one that lost its peer
             if inside or noted_shards(run) == noted:
                 raise
         resume = "auto" if checkpoints(run) else resume
+
+
+class _StoppedError(SystemExit):
+    """Ranks that ended after a signal, by which they were asked to."""
 
 
 def draw_views(corpus: Place, config: Config, out_png: Path, count: int) -> None:
@@ -98,9 +110,10 @@ def _train_here(
     profiled: int,
 ) -> Outcome | None:
     _die_with_parent()
+    _open_many_files()
     with (
         open_tiles(corpus, run, config, source) as opened,
-        distributed.process_group(config.train.device) as device,
+        distributed.process_group(config.train.device, _timeout(corpus)) as device,
     ):
         if device.type == "cpu":
             keep_freed_memory()
@@ -120,6 +133,18 @@ def _train_here(
                 raise
             sys.exit(1)  # the first rank says it
         return outcome if distributed.rank() == 0 else None
+
+
+def _timeout(corpus: Place) -> timedelta:
+    """After which a silent peer counts as dead: a machine that has to fetch its first shards is long silent."""
+    return distributed.TIMEOUT if isinstance(corpus, Path) else _FETCHING * distributed.TIMEOUT
+
+
+def _open_many_files() -> None:
+    """A corpus of half a million tiles has some thousand shards, each of them an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def keep_freed_memory() -> None:
@@ -183,7 +208,7 @@ def _run_ranks(command: list[str], nproc: int) -> None:
         )
         for rank in range(nproc)
     ]
-    with _pass_signals_on(ranks):
+    with _pass_signals_on(ranks) as passed:
         try:
             code = _wait(ranks)
         finally:
@@ -191,6 +216,8 @@ def _run_ranks(command: list[str], nproc: int) -> None:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+    if code and passed:
+        raise _StoppedError(code if code > 0 else 128 - code)
     if code < 0:
         name = signal.Signals(-code).name
         raise Dic3lError(
@@ -214,15 +241,19 @@ def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
 
 
 @contextmanager
-def _pass_signals_on(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _pass_signals_on(ranks: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Gives those that were passed on, as they come."""
+    passed: list[int] = []
+
     def send(number: int, _: object) -> None:
+        passed.append(number)
         for process in ranks:
             if process.poll() is None:
                 process.send_signal(number)
 
     before = {number: signal.signal(number, send) for number in STOPPING}
     try:
-        yield
+        yield passed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from dic3l.config import Config
 from dic3l.errors import ConfigError
 from dic3l.knn import SceneProbe, scene_probe
 from sarsense.corpus import Corpus, open_corpus
+from sarsense.errors import BadShardError
 from sarsense.places import Place, shard_sizes
-from sarsense.shard_cache import BadShardError, ShardCache
+from sarsense.shard_cache import ShardCache
 from sarsense.shards import TileReader
 
 _NOTED = "bad-shards"
@@ -32,8 +34,8 @@ _NOTED = "bad-shards"
 class ShardSource:
     """How shards are read."""
 
-    cache: Path = Path("~/.cache/sarsense/shards")
-    """folder of this machine where shards of a remote corpus are kept"""
+    cache: Path = Path("~/.cache/sarsense/shards") / platform.node()
+    """folder of this machine where shards of a remote corpus are kept; a home folder may be that of others, too"""
     limit: int = 50 * 2**30
     """bytes of it"""
     skip_bad: bool = False
@@ -63,7 +65,8 @@ def open_tiles(
     bad = _bad_shards(opened, run) if source.skip_bad else {}
     cache = None
     if not isinstance(opened.root, Path) and not few:
-        cache = ShardCache(opened.root, source.cache.expanduser(), source.limit)
+        on_bad = (lambda error: note_bad_shard(run, error)) if source.skip_bad else None
+        cache = ShardCache(opened.root, source.cache.expanduser(), source.limit, on_bad)
     try:
         tiles = TileReader(opened, split="train", eight_bit=True, cache=cache, leave_out=bad)
         if bad and not len(tiles):

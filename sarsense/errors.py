@@ -29,5 +29,13 @@ class ShardError(CorpusError):
     """A shard that is missing, truncated, or differs from what the corpus says of it."""
 
 
+class BadShardError(ShardError):
+    """A shard is not what the manifest says, however often it is fetched."""
+
+    def __init__(self, message: str, shard: str) -> None:
+        super().__init__(message)
+        self.shard = shard
+
+
 class SettingError(SarsenseError):
     """An option out of range. The command line ends with exit code 2, as for wrong usage."""

@@ -6,8 +6,10 @@ import os
 import shutil
 import socket
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +18,11 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from dic3l import distributed
-from dic3l.config import MethodConfig
+from dic3l.base import Method, StepBatch, training_step
+from dic3l.config import METHODS, Config, MethodConfig, override
 from dic3l.errors import ConfigError, Dic3lError
 from dic3l.groups import Division
-from dic3l.method import DIC3L, StepBatch, training_step
+from dic3l.methods import make_method
 
 CONFIG = MethodConfig(
     arch="resnet18", embedding_dim=16, hidden_dim=24, queue_size=20, momentum=0.9, contour_stage=3, bn_groups=4
@@ -49,14 +52,16 @@ def whole_batch(step: int, points: int) -> tuple[Tensor, ...]:
     return views, corners.flatten(3), mask, squares.flatten(3), point_mask, torch.randperm(BATCH, generator=generator)
 
 
-def part_of(step: int, rank: int, method: DIC3L) -> StepBatch:
+def part_of(step: int, rank: int, method: Method) -> StepBatch:
     averaged = method.config.key_norm == "averaged"
     views, boxes, mask, points, point_mask, perm = whole_batch(step, 3 if averaged else 1)
-    perm = torch.arange(BATCH) if averaged else perm
+    perm = perm if method.config.shuffles else torch.arange(BATCH)
     mine = method.division.rows(rank)
     theirs = perm[mine]
+    frames = 64.0 * boxes[:, :, 0] / boxes[:, :, 0].amax()
     return StepBatch(views[0][mine], boxes[0][mine], mask[mine], points[0][mine], point_mask[mine], views[1][theirs],
-                     boxes[1][theirs], mask[theirs], points[1][theirs], perm)  # fmt: skip
+                     boxes[1][theirs], mask[theirs], points[1][theirs], perm, frames[0][mine],
+                     frames[1][theirs])  # fmt: skip
 
 
 def train(rank: int, world: int, folder: Path, config: MethodConfig, steps: int) -> None:
@@ -65,13 +70,13 @@ def train(rank: int, world: int, folder: Path, config: MethodConfig, steps: int)
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    method = DIC3L(config, 7, Division(BATCH, config.bn_groups, world)).double()
+    method = make_method(config, 7, Division(BATCH, config.bn_groups, world)).double()
     query = distributed.wrap_ddp(method.query)
     optimiser = torch.optim.SGD(query.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-4)
     losses = []
     for step in range(steps):
         result = training_step(method, query, part_of(step, rank, method), optimiser, lr=RATE)
-        losses.append(distributed.all_reduce(torch.stack(list(result.losses))) / world)
+        losses.append(distributed.all_reduce(result.losses) / world)
     torch.save({"losses": torch.stack(losses), "method": method.state_dict()}, folder / f"{rank}-of-{world}.pt")
     if world > 1:
         dist.destroy_process_group()
@@ -94,6 +99,25 @@ def test_one_two_and_four_processes_have_the_same_losses_weights_queues_and_stat
     assert one["losses"].shape == (steps, 9)
     for kind in (2, 3):  # contour, instances: none in the step without boxes and points
         assert (one["losses"][:3, kind] > 0).tolist() == [True, True, False]
+    hold_the_same(runs, worlds)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("dic3l", "moco_v2")])
+def test_baselines_of_two_processes_are_those_of_one(tmp_path, name):
+    """Also losses that compare all tiles with one another, though each process holds a part of them."""
+    config = override(Config(), [("", {"method.name": name})]).method
+    config = replace(config, arch="resnet18", embedding_dim=16, hidden_dim=24, queue_size=20, momentum=0.9, bn_groups=4)
+    mp.spawn(train, (2, tmp_path, config, 2), nprocs=2)  # type: ignore[attr-defined]
+    threads = torch.get_num_threads()
+    train(0, 1, tmp_path, config, 2)
+    torch.set_num_threads(threads)
+    runs = {path.stem: torch.load(path, weights_only=True) for path in sorted(tmp_path.glob("*.pt"))}
+    shutil.rmtree(tmp_path)
+    hold_the_same(runs, (2,))
+
+
+def hold_the_same(runs: dict[str, dict[str, Any]], worlds: Sequence[int]) -> None:
+    one = runs["0-of-1"]
     for world in worlds:
         first = runs[f"0-of-{world}"]
         torch.testing.assert_close(first["losses"], one["losses"], rtol=0, atol=1e-11)

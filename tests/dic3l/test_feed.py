@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from dic3l.base import StepBatch
 from dic3l.feed import feed, packed
-from dic3l.method import StepBatch
 from dic3l.stream import Stream
 from tests.dic3l.test_stream import KNOWING, BothTiles, FakeTiles, settings
 

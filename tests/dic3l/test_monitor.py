@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from dic3l.base import StepResult
 from dic3l.config import resolve
 from dic3l.groups import Division
-from dic3l.method import DIC3L, Losses
+from dic3l.method import DIC3L
 from dic3l.monitor import (
     Monitor,
     Window,
@@ -21,7 +22,6 @@ from dic3l.monitor import (
     health,
     truncate_metrics,
     uniformity,
-    window_means,
 )
 
 VALUES = {"loss": 5.123456789, "loss_global": 4.5, "top1_global": 0.25, "lr": 0.01, "queue_filled": 64}
@@ -97,28 +97,29 @@ def test_vectors_that_differ_little_but_in_all_directions_raise_none(tmp_path, c
     assert "ALARM" not in capsys.readouterr().err
 
 
-def losses(value: float) -> Losses:
-    return Losses(*(torch.tensor(value + index) for index in range(len(Losses._fields))))
+def result(value: float, gradient: float) -> StepResult:
+    nothing = torch.zeros(1, 1)
+    return StepResult(value + torch.arange(9.0), nothing, nothing, torch.tensor(gradient))
 
 
 def test_a_window_that_was_saved_goes_on_as_if_it_had_not_been():
-    whole, first = Window(), Window()
+    whole, first = Window(DIC3L.columns), Window(DIC3L.columns)
     for step in range(5):
-        whole.add(losses(0.1 * step), torch.tensor(2.0 + step))
+        whole.add(result(0.1 * step, 2.0 + step))
     for step in range(2):
-        first.add(losses(0.1 * step), torch.tensor(2.0 + step))
-    second = Window(first.mean_over_ranks())
+        first.add(result(0.1 * step, 2.0 + step))
+    second = Window(DIC3L.columns, first.mean_over_ranks())
     for step in range(2, 5):
-        second.add(losses(0.1 * step), torch.tensor(2.0 + step))
+        second.add(result(0.1 * step, 2.0 + step))
     assert second.mean_over_ranks().equal(whole.mean_over_ranks())
-    assert Window().mean_over_ranks().shape == (0, 10)
+    assert Window(DIC3L.columns).mean_over_ranks().shape == (0, 10)
 
 
 def test_means_have_the_names_of_the_metrics():
-    window = Window()
-    window.add(losses(1), torch.tensor(4.0))
-    window.add(losses(3), torch.tensor(8.0))
-    means = window_means(window.mean_over_ranks())
+    window = Window(DIC3L.columns)
+    window.add(result(1, 4.0))
+    window.add(result(3, 8.0))
+    means = window.means(window.mean_over_ranks())
     assert means["loss"] == 2 and means["loss_global"] == 3 and means["boxes_per_image"] == 9
     names = "loss loss_global loss_contour loss_instances top1_global top5_global top1_contour boxes_per_image"
     assert list(means) == [*names.split(), "points_per_image", "gradient_norm"] and means["gradient_norm"] == 6

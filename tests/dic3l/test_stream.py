@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from dic3l.base import StepBatch
 from dic3l.boxes import matched_boxes
 from dic3l.config import Config, resolve
 from dic3l.draws import tile_uniforms
 from dic3l.edges import DRAWS as EDGE_DRAWS
 from dic3l.errors import ConfigError
-from dic3l.method import StepBatch
 from dic3l.roi import pool_boxes
 from dic3l.speckle import DRAWS_PER_VIEW as SPECKLE_DRAWS
 from dic3l.stream import Stream

@@ -13,8 +13,8 @@ from dic3l.errors import ConfigError
 from pipelines.pretrain import pretrain
 from pipelines.shard_source import ShardSource, open_tiles
 from sarsense.corpus import open_corpus
+from sarsense.errors import BadShardError
 from sarsense.places import RemotePath, place
-from sarsense.shard_cache import BadShardError
 from tests.object_store import ObjectStore
 from tests.pipelines.test_pretrain import assert_quiet, call, command, tiny
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,9 +17,9 @@ import pytest
 
 from sarsense import remote
 from sarsense.corpus import Corpus, open_corpus
-from sarsense.errors import RemoteError, ShardError
+from sarsense.errors import BadShardError, RemoteError, ShardError
 from sarsense.places import RemotePath
-from sarsense.shard_cache import BadShardError, ShardCache
+from sarsense.shard_cache import ShardCache
 from sarsense.shards import TileReader
 from tests.object_store import ObjectStore
 
@@ -84,14 +86,16 @@ def test_threads_and_processes_that_need_a_shard_at_once_fetch_it_once(far, stor
 
 def test_what_was_not_used_for_longest_makes_room(far, tmp_path):
     shard = far.shards[0]
-    old, older = tmp_path / "old.tar", tmp_path / "older.tar"
-    for age, path in ((100, old), (200, older)):
+    old, older = tmp_path / f"{'a' * 64}.tar", tmp_path / f"{'b' * 64}.tar"
+    others = [tmp_path / name for name in ("somebody-else.tar", "train-000000.tar", "download.part")]
+    for age, path in ((100, old), (200, older), *((300, path) for path in others)):
         path.write_bytes(b"\0" * shard.bytes)
         os.utime(path, (1e9 - age, 1e9 - age))
     cache = cache_of(far, tmp_path, limit=2 * shard.bytes + 10)
     cache.fetch(shard)
     assert old.exists() and not older.exists()
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.tar")) <= cache.limit
+    assert all(path.exists() for path in others)  # not ours, not counted
+    assert old.stat().st_size + cache.fetch(shard).stat().st_size <= cache.limit
 
 
 def test_a_shard_that_is_evicted_while_it_is_read_stays_readable_and_comes_back(far, local, tmp_path):
@@ -145,9 +149,55 @@ def test_a_file_where_the_cache_is_to_be(far, tmp_path):
 
 def test_part_of_a_killed_process_is_removed(far, tmp_path):
     shard = far.shards[0]
-    tmp_path.joinpath(f"{shard.sha256}.{shard.bytes}.4194303.part").write_bytes(b"half")
-    cache_of(far, tmp_path).fetch(shard)
+    tmp_path.joinpath(f"{shard.sha256}.{shard.bytes}.part").write_bytes(b"half")
+    cache = cache_of(far, tmp_path)
     assert not list(tmp_path.glob("*.part"))
+    tmp_path.joinpath(f"{shard.sha256}.{shard.bytes}.part").write_bytes(b"half")
+    cache.fetch(shard)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_part_of_a_process_that_lives_stays(far, tmp_path):
+    shard = far.shards[0]
+    part = tmp_path / f"{shard.sha256}.{shard.bytes}.part"
+    part.write_bytes(b"half")
+    with (tmp_path / f".{shard.sha256}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as who fetches it has
+        cache_of(far, tmp_path)
+        assert part.exists()
+
+
+def test_a_bad_shard_is_fetched_in_vain_once_and_told_once(far, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "1")
+    shard = far.shards[0]
+    remote.remove((far.root / shard.path).path)
+    told: list[BadShardError] = []
+    cache = ShardCache(far.root, tmp_path, 2**30, told.append)
+    for _ in range(3):
+        with pytest.raises(BadShardError):
+            cache.fetch(shard)
+    assert [error.shard for error in told] == [shard.path]
+
+
+def test_a_folder_that_goes_while_it_is_used_is_no_bad_shard(far, tmp_path):
+    folder = tmp_path / "cache"
+    cache = cache_of(far, folder)
+    cache.fetch(far.shards[0])
+    shutil.rmtree(folder)
+    with pytest.raises(ShardError, match="was removed while it was in use") as error:
+        cache.bytes_of(far.shards[0])
+    assert not isinstance(error.value, BadShardError)
+
+
+def test_maps_of_what_was_removed_are_let_go(far, tmp_path):
+    """Two shards fit: with a third one, the first is on the disk neither by name nor by a map."""
+    first, second, third = far.shards[:3]
+    cache = cache_of(far, tmp_path, limit=max(shard.bytes for shard in far.shards) * 2 + 10)
+    cache.bytes_of(first)
+    cache.fetch(second)
+    cache.fetch(third)
+    held = Path("/proc/self/maps").read_text()
+    assert first.sha256 not in held
 
 
 def test_a_file_that_lost_its_end_is_fetched_again(far, local, tmp_path):
@@ -159,11 +209,12 @@ def test_a_file_that_lost_its_end_is_fetched_again(far, local, tmp_path):
 
 def test_what_others_are_fetching_counts_as_there(far, tmp_path):
     shard = far.shards[0]
-    other = tmp_path / "other.tar"
+    other = tmp_path / f"{'1' * 64}.tar"
     other.write_bytes(b"\0" * 10)
-    part = tmp_path / f"{'0' * 64}.{shard.bytes}.{os.getpid()}.part"  # of a process that lives
+    cache = cache_of(far, tmp_path, limit=2 * shard.bytes + 5)
+    part = tmp_path / f"{'0' * 64}.{shard.bytes}.part"
     part.touch()
-    cache_of(far, tmp_path, limit=2 * shard.bytes + 5).fetch(shard)
+    cache.fetch(shard)
     assert not other.exists() and part.exists()
 
 
