@@ -1,4 +1,4 @@
-"""Labelled rasters -> places for a probe: GeoTIFF scenes become codes exactly as a corpus build makes them.
+"""Labelled data sets -> places for a probe: files become codes as a corpus build makes them, ground becomes blocks.
 
 Lives here because it needs both packages: how a scene is read is SARSense's, what a labelled place is, DIC3L's.
 """
@@ -6,36 +6,44 @@ Lives here because it needs both packages: how a scene is read is SARSense's, wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import rasterio
 import shapely
-from rasterio.warp import transform_bounds
+from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from dic3l.errors import ConfigError, Dic3lError
-from dic3l.evaluate.data import LabelledPlace, map_labels, paired_files, read_grey
-from pipelines.entries import Entry
-from pipelines.ranges import known_ranges, set_ranges
-from pipelines.stages import channels_of
-from sarsense.config import BuildConfig
+from dic3l.evaluate.data import (
+    Georeference,
+    LabelledImage,
+    LabelledPlace,
+    decode_colours,
+    map_labels,
+    read_colours,
+    read_grey,
+)
+from dic3l.evaluate.layouts import CLASS_FOLDERS_HELP, Codes, Colour, SetFiles, class_folders
+from dic3l.evaluate.layouts import LAYOUTS as _FOUND_BY
+from pipelines.coding import AS_THEY_ARE, SMALLEST, CodedScene, Coding, coded_scenes, coding_of
+from pipelines.ground import footprint, ground_of, train_ground
+from sarsense.catalogue import Stated
 from sarsense.corpus import Corpus
 from sarsense.errors import SceneError
-from sarsense.measure import Measurement, measure_scene
 from sarsense.raster import open_raster, pixel_window
-from sarsense.scene import Scene, describe_scene
-from sarsense.sources import SourceFile
-from sarsense.strip import Channel, StripReader
 
 WINDOW = 512
 """side of the windows, at most, that a scene is evaluated in"""
-_SMALLEST = 32
-
-Codes = Mapping[str, Sequence[int]]
-"""class name -> label values"""
+CLASS_FOLDERS = "classes"
+LAYOUTS: Mapping[str, str] = {
+    **{name: layout.help for name, layout in _FOUND_BY.items()},
+    CLASS_FOLDERS: CLASS_FOLDERS_HELP,
+}
+"""name -> one line of help; `classes` is of `labelled_images`, all others of `labelled_data`"""
 
 
 @dataclass(frozen=True)
@@ -45,111 +53,172 @@ class LabelledData:
     places: list[LabelledPlace]
     classes: list[str]
     normalisation: str
+    coding: Coding = AS_THEY_ARE
+    polarisations: tuple[str, ...] = ()
+    """of the images of a place; of pictures of several dates, the names of these"""
+    values: tuple[int, ...] = ()
+    """the first label value of each class"""
+    dates: bool = False
+    """whether the images of a place are the same ground at two dates, whose difference says something"""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """All images of a data set of one label each."""
+
+    images: list[LabelledImage]
+    classes: list[str]
+    normalisation: str
+    coding: Coding
+    polarisations: tuple[str, ...]
+
+
+def labelled_data(root: Path, layout: str, corpus: Corpus | None, classes: Codes | None) -> LabelledData:
+    """The places of the data set in `root`, of one of `LAYOUTS`.
+
+    Scenes are coded by the ranges of `corpus`, or without one by ranges measured on them; 8-bit pictures are codes as
+    they are, unless `corpus` was made of pictures. `classes`: name -> label values, in place of what the set says.
+    Raises ConfigError, Dic3lError, SarsenseError.
+    """
+    if layout == CLASS_FOLDERS or layout not in _FOUND_BY:
+        raise ConfigError(f"--layout: one of {', '.join(_FOUND_BY)} expected for maps, '{layout}' found")
+    found = _FOUND_BY[layout].find(root)
+    if classes is not None and found.colours is not None:
+        raise ConfigError(f"--classes: the labels of {root} are colours with names ({', '.join(found.classes or ())})")
+    if classes is not None and layout == "ombria":
+        raise ConfigError(
+            "--classes: OMBRIA has its own (other, flood); the option is for sets whose labels are values"
+        )
+    codes = classes or found.classes or _classes_of([place.labels for place in found.places])
+    images = [path for place in found.places for path in place.images]
+    stated = Stated(sensor=found.sensor, mode=found.mode)
+    # each file of a set of one file a polarisation names its own
+    bands = found.polarisations if len(found.places[0].images) == 1 else ()
+    coding, scenes = coded_scenes(images, _coding(images, corpus), stated, bands)
+    by_path = dict(zip(images, scenes, strict=True))
+    members = [[by_path[path] for path in place.images] for place in found.places]
+    polarisations = _polarisations(found, members)
+    places = _places(found, members, codes, corpus)
+    if not places:
+        raise Dic3lError(f"{root}: no scene of {SMALLEST} x {SMALLEST} pixels or more")
+    told = f"{coding.told()}, / 255" if coding is AS_THEY_ARE else f"{', '.join(polarisations)}; {coding.told()}, / 255"
+    values = tuple(next(iter(members)) for members in codes.values())
+    return LabelledData(places, list(codes), told, coding, polarisations, values, found.dates)
 
 
 def folder_data(root: Path, corpus: Corpus | None, classes: Codes | None) -> LabelledData:
-    """Scenes and label rasters of the same stem. GeoTIFF scenes are normalised by the ranges of `corpus`, or, without
-    one, by ranges measured on the scenes themselves; 8-bit PNG are codes as they are.
+    """`labelled_data` of the plain folder layout."""
+    return labelled_data(root, "folder", corpus, classes)
 
-    Scenes that overlap on the ground are one block. Raises Dic3lError and SarsenseError.
-    """
-    pairs = paired_files(root)
-    codes = classes or _classes_of([labels for _, labels in pairs])
-    if all(image.suffix.lower() == ".png" for image, _ in pairs):
-        places = [LabelledPlace(image.stem, image.stem, _png_reader(image, labels, codes)) for image, labels in pairs]
-        return LabelledData(places, list(codes), "8-bit values as they are, / 255")
-    if mixed := [image for image, _ in pairs if image.suffix.lower() == ".png"]:
-        raise Dic3lError(f"{mixed[0]}: PNG among GeoTIFF; one kind of image expected in a folder")
 
-    scenes = [_describe(image) for image, _ in pairs]
-    measured = [_measure(scene) for scene in scenes]
-    channels = _channels(scenes, measured, corpus)
-    footprints = [_footprint(image) for image, _ in pairs]
-    blocks = _blocks(footprints)
-    ground = None if corpus is None else _train_ground(corpus)
-    places = []
-    for (image, labels), scene, mine, footprint, block in zip(pairs, scenes, channels, footprints, blocks, strict=True):
-        _check_grid(image, labels)
-        seen = None if ground is None or footprint is None else bool(ground.query(footprint, "intersects").size)
-        for window in _windows(scene.height, scene.width):
-            read = _scene_reader(mine, labels, codes, window)
-            name = f"{image.stem}@{window.row_off}+{window.col_off}"
-            places.append(LabelledPlace(name, f"{block:04d}", read, seen))
-    bands = ", ".join(band.polarisation for band in scenes[0].bands)
-    return LabelledData(places, list(codes), f"{bands}; dB to codes 1..255 {_told(corpus)}, / 255")
+def labelled_images(root: Path, corpus: Corpus | None) -> LabelledImages:
+    """Images of one label each, a folder a class; coded as those of `labelled_data`. Raises as it does."""
+    files, classes = class_folders(root)
+    coding, scenes = coded_scenes([file.path for file in files], _coding([file.path for file in files], corpus))
+    for scene in scenes:
+        if scene.polarisations != scenes[0].polarisations:
+            raise _unlike(scene, scenes[0])
+    shapes = [footprint(scene) for scene in scenes]
+    ground = ground_of(shapes, [file.block for file in files], [file.split for file in files])
+    seen = _seen(corpus, shapes)
+    images = [
+        LabelledImage(file.name, block, _whole(scene), classes.index(file.label), was_seen, split)
+        for file, scene, block, split, was_seen in zip(files, scenes, ground.blocks, ground.splits, seen, strict=True)
+        if block is not None
+    ]
+    return LabelledImages(images, classes, f"{coding.told()}, / 255", coding, scenes[0].polarisations)
 
 
 # ------------------------------------------------------------------------------------------------------ scenes
 
 
-def _describe(path: Path) -> Scene:
-    try:
-        scene = describe_scene(str(path), path.name, BuildConfig(tile_size=_SMALLEST, allow_unplaced=True))
-    except SceneError as error:
-        raise SceneError(f"{path}: {error}") from error
-    if scene.preparation is not None:
-        raise SceneError(f"{path}: has to be multilooked first, which labels on its own grid do not survive")
-    return scene
+def _coding(images: Sequence[Path], corpus: Corpus | None) -> Coding | None:
+    """None: to be measured."""
+    known = None if corpus is None else coding_of(corpus)
+    of_pictures = known is not None and any(name.endswith("/display") for name in known.groups)
+    return AS_THEY_ARE if _is_picture(images[0]) and not of_pictures else known
 
 
-def _measure(scene: Scene) -> Measurement:
-    try:
-        return measure_scene(scene)
-    except SceneError as error:
-        raise SceneError(f"{scene.path}: {error}") from error
+def _is_picture(path: Path) -> bool:
+    with open_raster(str(path)) as (dataset, _):
+        return dataset.dtypes[0] == "uint8"
 
 
-def _channels(scenes: Sequence[Scene], measured: Sequence[Measurement], corpus: Corpus | None) -> list[list[Channel]]:
-    """The bands of each scene as `corpus` would have coded them; as a build of these scenes would, without one."""
-    polarisations = [tuple(band.polarisation for band in scene.bands) for scene in scenes]
-    for scene, found in zip(scenes, polarisations, strict=True):
-        if found != polarisations[0]:
-            raise Dic3lError(
-                f"{scene.path}: bands {', '.join(found)}, {scenes[0].path} has {', '.join(polarisations[0])}; "
-                "all scenes must have the same, since their features stand side by side"
+def _polarisations(found: SetFiles, members: Sequence[Sequence[CodedScene]]) -> tuple[str, ...]:
+    of_place = [tuple(name for scene in scenes for name in scene.polarisations) for scenes in members]
+    for scenes, names in zip(members, of_place, strict=True):
+        for scene in scenes:
+            if scene.shape[1:] != scenes[0].shape[1:]:
+                raise Dic3lError(
+                    f"{scene.path}: {scene.shape[1:]} pixels, {scenes[0].path} has {scenes[0].shape[1:]}; images of a "
+                    "place lie on one grid"
+                )
+        if names != of_place[0]:
+            raise _unlike(scenes[0], members[0][0])
+    return found.polarisations if found.dates else of_place[0]
+
+
+def _unlike(scene: CodedScene, first: CodedScene) -> Dic3lError:
+    return Dic3lError(
+        f"{scene.path}: bands {', '.join(scene.polarisations)}, {first.path} has {', '.join(first.polarisations)}; "
+        "all scenes must have the same, since their features stand side by side"
+    )
+
+
+def _places(
+    found: SetFiles, members: Sequence[Sequence[CodedScene]], codes: Codes, corpus: Corpus | None
+) -> list[LabelledPlace]:
+    shapes = [footprint(scenes[0]) for scenes in members]
+    ground = ground_of(shapes, [place.block for place in found.places], [place.split for place in found.places])
+    seen = _seen(corpus, shapes)
+    places = []
+    for number, (place, scenes) in enumerate(zip(found.places, members, strict=True)):
+        if (block := ground.blocks[number]) is None:
+            continue
+        _check_grid(place.labels, scenes[0])
+        for window in _windows(*scenes[0].shape[1:]):
+            whole = (int(window.height), int(window.width)) == scenes[0].shape[1:]
+            name = place.name if whole and shapes[number] is None else f"{place.name}@{window.row_off}+{window.col_off}"
+            labels = _label_reader(place.labels, codes, found.colours, window)
+            places.append(
+                LabelledPlace(
+                    name=name,
+                    block=block,
+                    read=_reader(scenes, labels, window),
+                    seen=seen[number],
+                    split=ground.splits[number],
+                    georeference=_georeference(scenes[0], window),
+                    read_labels=labels,
+                )
             )
-    config = BuildConfig() if corpus is None else _settings(corpus)
-    entries = []
-    for scene, measurement in zip(scenes, measured, strict=True):
-        file = SourceFile(scene.path, scene.relative, True)
-        entries.append(Entry(file, status="used", scene=scene, measurement=measurement))
-    known = None if corpus is None or config.normalization != "group" else known_ranges(corpus, closed=True)
-    set_ranges(entries, config, known)
-    for entry in entries:
-        if entry.status == "refused":
-            raise ConfigError(f"{entry.file.path}: {entry.reason}")
-    return [[channel for stack in channels_of(entry, config) for channel in stack] for entry in entries]
+    return places
 
 
-def _settings(corpus: Corpus) -> BuildConfig:
-    """How a corpus was coded. Of `both` contents, the one that a network meets in the field."""
-    made = corpus.manifest["config"]
-    content = made["content"] if made["content"] != "both" else "speckled"
-    return BuildConfig(normalization=made["normalization"], content=content)
-
-
-def _told(corpus: Corpus | None) -> str:
+def _seen(corpus: Corpus | None, shapes: Sequence[shapely.Polygon | None]) -> list[bool | None]:
+    """Whether a corpus has train tiles on each footprint; None: not known."""
     if corpus is None:
-        return "by group ranges measured on these scenes"
-    made = _settings(corpus)
-    return f"by {made.normalization} ranges, {made.content}, of corpus {corpus.name} ({corpus.digest[:12]})"
+        return [None] * len(shapes)
+    ground = train_ground(corpus)
+    return [None if shape is None else bool(ground.query(shape, "intersects").size) for shape in shapes]
 
 
-def _scene_reader(
-    channels: Sequence[Channel], labels: Path, codes: Codes, window: Window
+def _reader(
+    scenes: Sequence[CodedScene], labels: Callable[[], np.ndarray], window: Window
 ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-    def read() -> tuple[np.ndarray, np.ndarray]:
-        first, last = int(window.row_off), int(window.row_off + window.height)
-        columns = slice(int(window.col_off), int(window.col_off + window.width))
-        with open_raster(channels[0].scene.path) as (dataset, _):
-            # whole rows, as a build reads them: masks, and rims that are told from a row's ends
-            strips = StripReader([(dataset, channel) for channel in channels], bits=8).read(first, last)
-            images = [strip.codes[:, columns] for strip in strips]
-        with rasterio.open(labels) as dataset:
-            values = dataset.read(1, window=window)
-        return np.stack(images), map_labels(values, codes)
+    return lambda: (np.concatenate([scene.read(window) for scene in scenes]), labels())
 
-    return read
+
+def _whole(scene: CodedScene) -> Callable[[], np.ndarray]:
+    _, height, width = scene.shape
+    return lambda: scene.read(pixel_window(0, 0, width, height))
+
+
+def _georeference(scene: CodedScene, window: Window) -> Georeference:
+    if scene.transform is None:
+        return scene.crs if not scene.gcps else None, None
+    a, b, c, d, e, f = scene.transform
+    col, row = window.col_off, window.row_off
+    return scene.crs, (a, b, a * col + b * row + c, d, e, d * col + e * row + f)
 
 
 def _windows(height: int, width: int) -> list[Window]:
@@ -159,52 +228,26 @@ def _windows(height: int, width: int) -> list[Window]:
         pixel_window(col, row, min(WINDOW, width - col), min(WINDOW, height - row))
         for row in range(0, height, WINDOW)
         for col in range(0, width, WINDOW)
-        if min(WINDOW, width - col) >= _SMALLEST and min(WINDOW, height - row) >= _SMALLEST
+        if min(WINDOW, width - col) >= SMALLEST and min(WINDOW, height - row) >= SMALLEST
     ]
-
-
-# ------------------------------------------------------------------------------------------------------ ground
-
-
-def _footprint(path: Path) -> shapely.Polygon | None:
-    with rasterio.open(path) as dataset:
-        if dataset.crs is None:
-            return None
-        return shapely.box(*transform_bounds(dataset.crs, "EPSG:4326", *dataset.bounds))
-
-
-def _blocks(footprints: Sequence[shapely.Polygon | None]) -> list[int]:
-    """A number for each scene: the same for scenes that overlap, directly or through others."""
-    block = list(range(len(footprints)))
-    for i, first in enumerate(footprints):
-        for j in range(i):
-            second = footprints[j]
-            if first is not None and second is not None and first.intersects(second) and block[i] != block[j]:
-                old, new = max(block[i], block[j]), min(block[i], block[j])
-                block = [new if number == old else number for number in block]
-    return block
-
-
-def _train_ground(corpus: Corpus) -> shapely.STRtree:
-    table = corpus.tiles("train", columns=["footprint"])
-    return shapely.STRtree(shapely.from_wkb([value for value in table["footprint"].to_pylist() if value is not None]))
 
 
 # ------------------------------------------------------------------------------------------------------ labels
 
 
 def _classes_of(labels: Sequence[Path]) -> dict[str, tuple[int, ...]]:
-    """The classes that label rasters name in their CLASSES tag (JSON, code to name), else the values they hold."""
+    """The classes that label rasters name in their CLASSES tag (JSON, code to name), else the values they hold that are
+    neither their no-data value nor negative."""
     found: set[int] = set()
     for path in labels:
         if path.suffix.lower() == ".png":
             found |= set(np.unique(read_grey(path)).tolist())
             continue
-        with rasterio.open(path) as dataset:
+        with _open_labels(path) as dataset:
             if named := dataset.tags().get("CLASSES"):
                 return {name: (int(code),) for code, name in json.loads(named).items()}
             values = np.unique(dataset.read(1)).tolist()
-            found |= {int(value) for value in values if value != dataset.nodata}
+            found |= {int(value) for value in values if value != dataset.nodata and value >= 0}
     if not 2 <= len(found) <= 100:
         raise Dic3lError(
             f"{labels[0].parent}: {len(found)} distinct label values; from 2 to 100 expected, or name them by --classes"
@@ -212,27 +255,47 @@ def _classes_of(labels: Sequence[Path]) -> dict[str, tuple[int, ...]]:
     return {str(value): (value,) for value in sorted(found)}
 
 
-def _png_reader(image: Path, labels: Path, codes: Codes) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-    def read() -> tuple[np.ndarray, np.ndarray]:
-        pixels, values = read_grey(image), _label_values(labels)
-        if pixels.shape != values.shape:
-            raise Dic3lError(f"{labels}: {values.shape} labels, {image} has {pixels.shape} pixels; they must agree")
-        return np.stack([pixels]), map_labels(values, codes)
+@contextmanager
+def _open_labels(path: Path) -> Iterator[Any]:
+    try:
+        with open_raster(str(path)) as (dataset, _):
+            yield dataset
+    except SceneError as error:
+        raise Dic3lError(f"{path}: {error}") from error
+
+
+def _label_reader(
+    path: Path, codes: Codes, colours: Mapping[Colour, int] | None, window: Window
+) -> Callable[[], np.ndarray]:
+    rows, columns = (slice(int(at), int(at + size)) for at, size in _sides(window))
+
+    def read() -> np.ndarray:
+        if colours is not None:
+            return map_labels(decode_colours(read_colours(path), colours, path)[rows, columns], codes)
+        if path.suffix.lower() == ".png":
+            return map_labels(read_grey(path)[rows, columns], codes)
+        with _open_labels(path) as dataset:
+            return map_labels(dataset.read(1, window=window), codes)
 
     return read
 
 
-def _label_values(path: Path) -> np.ndarray:
-    if path.suffix.lower() == ".png":
-        return read_grey(path)
-    with rasterio.open(path) as dataset:
-        return dataset.read(1)
+def _sides(window: Window) -> tuple[tuple[float, float], tuple[float, float]]:
+    return (window.row_off, window.height), (window.col_off, window.width)
 
 
-def _check_grid(image: Path, labels: Path) -> None:
-    with rasterio.open(image) as scene, rasterio.open(labels) as raster:
-        if (scene.shape, scene.transform, scene.crs) != (raster.shape, raster.transform, raster.crs):
-            raise Dic3lError(
-                f"{labels}: its grid ({raster.shape}, {raster.crs}) is not that of {image} "
-                f"({scene.shape}, {scene.crs}); warp the labels to the scene's grid"
-            )
+def _check_grid(labels: Path, scene: CodedScene) -> None:
+    """Dic3lError where labels are not on the grid of their scene, to a hundredth of a pixel."""
+    with _open_labels(labels) as raster:
+        shape, crs, transform = raster.shape, raster.crs, raster.transform
+    same = shape == scene.shape[1:]
+    if same and crs is not None and scene.crs is not None and scene.transform is not None:
+        step = abs(scene.transform[0]) + abs(scene.transform[1])
+        apart = np.abs(np.subtract(tuple(transform)[:6], scene.transform))
+        far = max(apart[2], apart[5], apart[[0, 1, 3, 4]].max() * max(shape))
+        same = crs == CRS.from_user_input(scene.crs) and far < 0.01 * step
+    if not same:
+        raise Dic3lError(
+            f"{labels}: its grid ({shape}, {crs}) is not that of {scene.path} ({scene.shape[1:]}, {scene.crs}); "
+            "warp the labels to the scene's grid"
+        )
