@@ -22,7 +22,7 @@ from typing import Any
 
 from dic3l.config import PRESETS, resolve
 from pipelines.build import build
-from pipelines.evaluate import Layout, evaluate
+from pipelines.evaluate import evaluate
 from pipelines.pretrain import pretrain
 from pipelines.tasks import BuildConfig
 from sarsense.simulate import simulate
@@ -64,7 +64,7 @@ class DataSet:
     name: str
     corpus: Path
     labels: Path
-    layout: Layout
+    layout: str
     rows: dict[str, dict[str, Any]]
 
 
