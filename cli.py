@@ -12,6 +12,7 @@ import errno
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -246,6 +247,12 @@ def _build(
     exclude_near: Annotated[
         Path | None, typer.Option(help="GeoJSON of the ground of evaluation sets: tiles near it are left out.")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of label rasters, each of the name and on the grid of its scene: each tile gets its labels."
+        ),
+    ] = None,
     distance: Annotated[str, typer.Option(help="How near: 2km, 500m.")] = f"{_BUILD.distance_km:g}km",
     near_evaluation: Annotated[
         _Near, typer.Option(help="drop: leave such tiles out; mark: keep them, told by their column near_evaluation.")
@@ -329,7 +336,7 @@ def _build(
             raise typer.BadParameter("of a remote --out; a folder keeps its records itself", param_hint="--work")
         out = place(str(out), work)
     anew = "stats" if refresh_stats else "shards" if reshard else None
-    companions = CompanionFiles(val_region, val_scenes, exclude_near)
+    companions = CompanionFiles(val_region, val_scenes, exclude_near, labels)
     count = default_workers() if workers is None else workers
     if dry_run:
         _print_plan(sources, out, config, count, stats_from, companions, anew is not None, as_json)
@@ -642,6 +649,7 @@ def _dic3l(
 
 
 _OPTION_SETTINGS = {
+    "method": "method.name",
     "arch": "method.arch",
     "weights": "method.weights",
     "crop_size": "views.crop_size",
@@ -694,6 +702,7 @@ def _pretrain(
     out: Annotated[Path, typer.Option(help="Folder of the run: new, or of a run to go on with.")],
     preset: Annotated[str, typer.Option(help=_PRESET_HELP)] = settings.DEFAULT_PRESET,
     config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
+    method: Annotated[str | None, _setting("method")] = None,
     arch: Annotated[str | None, _setting("arch", "--arch", "-a")] = None,
     weights: Annotated[str | None, _setting("weights")] = None,
     crop_size: Annotated[int | None, _setting("crop_size")] = None,
@@ -726,8 +735,12 @@ def _pretrain(
         bool, typer.Option("--allow-corpus-change", help="Go on with another corpus than the checkpoint's.")
     ] = False,
     cache: Annotated[
-        Path, typer.Option(help="Folder of this machine that keeps shards of a corpus in a store; ranks share it.")
-    ] = Path("~/.cache/sarsense/shards"),
+        Path | None,
+        typer.Option(
+            help="Folder of this machine that keeps shards of a corpus in a store; ranks share it. Default: "
+            "~/.cache/sarsense/shards/ and the machine's name."
+        ),
+    ] = None,
     cache_gib: Annotated[float, typer.Option(min=0.0, help="GiB of it; what was not used for longest goes.")] = 50.0,
     skip_bad_shards: Annotated[
         bool,
@@ -754,7 +767,8 @@ def _pretrain(
     from pipelines.pretrain import pretrain
     from pipelines.shard_source import ShardSource
 
-    source = ShardSource(cache, int(cache_gib * 2**30), skip_bad_shards)
+    source = ShardSource(limit=int(cache_gib * 2**30), skip_bad=skip_bad_shards)
+    source = source if cache is None else replace(source, cache=cache)
     outcome = pretrain(corpus, out, resolved, resume, nproc, allow_corpus_change, source, profile)
     if outcome is None:  # of several processes, the first has told
         return
@@ -777,11 +791,71 @@ def _print_pretrain(outcome: Any, run: Path) -> None:
         )
     if outcome.metrics:
         shown = ("loss", "top1_global", "top1_contour", "feature_std", "effective_rank")
-        typer.echo("  " + ", ".join(f"{name} {outcome.metrics[name]:.3g}" for name in shown))
+        told = [f"{name} {outcome.metrics[name]:.3g}" for name in shown if name in outcome.metrics]
+        typer.echo("  " + ", ".join(told))
     for name in ("config.toml", "metrics.jsonl", "tensorboard", "checkpoints"):
         typer.echo(f"  {run / name}")
     if not outcome.signal:
         typer.echo(f"next: dic3l export {run} --out encoder.pt")
+
+
+@dic3l_app.command("compare")
+def _compare(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of a finished corpus.")],
+    out: Annotated[Path, typer.Option(help="Folder of runs, scores, table and picture; again: it goes on.")],
+    tasks: Annotated[
+        list[str],
+        typer.Option(
+            "--task",
+            metavar="NAME=DIR",
+            help="Labelled data to probe on, as `dic3l evaluate` reads them; more after semicolons: layout=, classes=, "
+            "fractions=. May be repeated.",
+        ),
+    ],
+    methods: Annotated[str, typer.Option(help="Names of `dic3l pretrain --method` with commas, or all.")] = "all",
+    budget: Annotated[int, typer.Option(min=1, metavar="STEPS", help="Optimiser steps of every run.")] = 400,
+    seeds: Annotated[int, typer.Option(help="Runs of each method; each has a split of its own.")] = 3,
+    probes: Annotated[
+        list[str] | None, typer.Option("--probe", help="As of `dic3l evaluate`; may be repeated.")
+    ] = None,
+    pixels: Annotated[int, typer.Option(help="Pixels that a linear probe is fitted to.")] = 20_000,
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="LABEL=WEIGHTS", help="Other weights to probe: imagenet, or a file."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help=_PRESET_HELP)] = settings.DEFAULT_PRESET,
+    config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Train methods on the same tiles in as many steps, probe them on labelled data: one table, with spreads."""
+    resolved = settings.resolve(preset, config, {"train.steps": budget}, assignments or ())
+
+    from pipelines.compare import compare, markdown, parse_methods, parse_task
+
+    found = [pair.partition("=") for pair in others or []]
+    if wrong := [label for label, sign, _ in found if not sign]:
+        raise typer.BadParameter(f"LABEL=WEIGHTS expected, '{wrong[0]}' found", param_hint="--with")
+    result = compare(
+        corpus,
+        out,
+        parse_methods(methods),
+        [parse_task(text) for text in tasks],
+        resolved,
+        seeds,
+        probes or (),
+        pixels,
+        {label: weights for label, _, weights in found},
+        progress=lambda line: typer.echo(line, err=True),
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        typer.echo(markdown(result))
+        for name in ("comparison.md", "comparison.json", "comparison.png"):
+            typer.echo(out / name)
 
 
 @dic3l_app.command("views")
@@ -848,33 +922,149 @@ def _export(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Folder of a run (its newest checkpoint) or a checkpoint.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .pt, .pth or .safetensors.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .pt, .pth, .safetensors or .onnx.")],
+    scores: Annotated[
+        Path | None, typer.Option(help="evaluation.json of `dic3l evaluate`, with a row of this run, for the card.")
+    ] = None,
 ) -> None:
-    """Write the encoder of a run as a torchvision state dict, with a note of what it is (JSON beside it)."""
+    """Write the encoder of a run as a torchvision state dict, or as ONNX from codes to features; beside it a note
+    (JSON) and a card (Markdown) of what it is."""
     from dic3l.export import export
 
-    note = export(run, out)
+    note = export(run, out, scores)
     typer.echo(f"{note['arch']} after {note['steps']} steps on corpus {note['corpus']['name']}")
+    for suffix in (out.suffix, ".json", ".md"):
+        typer.echo(f"  {out.with_suffix(suffix)}")
+
+
+@dic3l_app.command("embed")
+def _embed(
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="File of `dic3l export`, or folder of a run.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE", help="Folder of a finished corpus, or its address: s3:// ...; or rasters: GeoTIFF files."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")] = Path("embeddings.parquet"),
+    corpus: Annotated[
+        _Place | None,
+        typer.Option(
+            metavar="CORPUS", parser=_parse_place, help="Whose dB ranges turn rasters into codes; default: measured."
+        ),
+    ] = None,
+    tile_size: Annotated[
+        int | None, typer.Option(help="Side of the windows of rasters; default: of --corpus, else of a build.")
+    ] = None,
+    l2: Annotated[bool, typer.Option("--l2", help="Embeddings of Euclidean length 1.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    cache: Annotated[
+        Path, typer.Option(help="Folder of this machine that keeps shards of a corpus in a store.")
+    ] = Path("~/.cache/sarsense/shards"),
+    cache_gib: Annotated[float, typer.Option(min=0.0, help="GiB of it.")] = 50.0,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Write an embedding of each tile of a corpus, or of each window of rasters: GeoParquet with footprints."""
+    from pipelines.embed import embed
+    from pipelines.shard_source import ShardSource
+
+    source = ShardSource(cache, int(cache_gib * 2**30))
+
+    def told(rows: int) -> None:
+        if sys.stderr.isatty():
+            typer.echo(f"\r{rows:,} tiles", nl=False, err=True)
+
+    done = embed(weights, sources, out, corpus, tile_size, l2, device, source, told)
+    if sys.stderr.isatty():
+        typer.echo(err=True)
+    facts = {"out": str(out), "tiles": done.rows, "scenes": done.scenes, "dim": done.dim, **done.facts}
+    if as_json:
+        _print_json(facts)
+        return
+    of = done.facts["weights"]
+    typer.echo(
+        f"{done.rows:,} tiles of {done.scenes} scenes, {done.dim} numbers each, by {of['arch']} {of['digest'][:12]}"
+    )
     typer.echo(f"  {out}")
-    typer.echo(f"  {out.with_suffix('.json')}")
+
+
+@dic3l_app.command("search")
+def _search(
+    embeddings: Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help="Parquet file of `dic3l embed`.")],
+    key: Annotated[str | None, typer.Option(help="The tile of this key.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--place", metavar="LON,LAT", help="The tile that covers this place, in degrees.")
+    ] = None,
+    tile: Annotated[int | None, typer.Option(min=0, help="The tile of this row of the file, from 0.")] = None,
+    count: Annotated[int, typer.Option("-k", min=1, help="Tiles to find.")] = 12,
+    elsewhere: Annotated[float, typer.Option(metavar="KM", help="Leave out tiles that lie nearer than this.")] = 0.0,
+    picture: Annotated[Path | None, typer.Option(help="Draw the tiles side by side to this PNG.")] = None,
+    corpus: Annotated[
+        _Place | None,
+        typer.Option(
+            metavar="CORPUS", parser=_parse_place, help="Where the tiles of --picture are; default: where they were."
+        ),
+    ] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Find the tiles that are most like a tile: exact, by cosine."""
+    from pipelines.search import Query, draw, parse_place, search
+    from sarsense.report.picture import check_picture
+
+    if sum(given is not None for given in (key, at, tile)) != 1:
+        raise typer.BadParameter("one of --key, --place and --tile expected", param_hint="search")
+    if picture is not None:
+        check_picture(picture)
+    found = search(embeddings, Query(key, None if at is None else parse_place(at), tile), count, elsewhere)
+    if picture is not None:
+        draw(found, picture, corpus)
+    if as_json:
+        _print_json(found.to_json())
+        return
+    typer.echo(f"tile {found.query.key}")
+    rows = [
+        [str(hit.rank), f"{hit.cosine:.4f}", hit.key, hit.scene, _cell(hit.lon), _cell(hit.lat), _cell(hit.distance_km)]
+        for hit in found.hits
+    ]
+    _print_table(["rank", "cosine", "key", "scene", "lon", "lat", "km"], rows)
+    if picture is not None:
+        typer.echo(str(picture))
 
 
 @dic3l_app.command("evaluate")
 def _evaluate(
     data: Annotated[Path, typer.Option(help="Folder of the labelled data.")],
-    out: Annotated[Path, typer.Option(help="Folder to write evaluation.json and evaluation.md to.")],
+    out: Annotated[Path, typer.Option(help="Folder to write evaluation.json, .md, .tex and parts to go on from to.")],
     weights: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="WEIGHTS",
-            help="Run folders, files of `dic3l export` or torchvision (.pt, .safetensors), or imagenet; random is "
-            "always compared.",
+            help="Run folders, files of `dic3l export`, torchvision or timm (.pt, .pth, .safetensors), or imagenet; "
+            "'{seed}' in a path: the number of each seed; random is always compared.",
         ),
     ] = None,
     layout: Annotated[
-        str, typer.Option(help="folder: scenes/ and labels/ (or images/ and masks/) of the same stems; or ombria.")
+        str,
+        typer.Option(
+            help="folder: scenes/ and labels/ (or images/ and masks/) of the same stems; classes: a folder a class; or "
+            "of a public set: ombria, sen1floods11, terramind, air-polsar-seg, gaofen, fusar-map, whu-opt-sar, "
+            "dfc2020, roads."
+        ),
     ] = "folder",
-    arch: Annotated[str, typer.Option("--arch", "-a", help="resnet18, resnet34, resnet50 or resnet101.")] = "resnet18",
+    arch: Annotated[
+        str, typer.Option("--arch", "-a", help="resnet18, resnet34, resnet50, resnet101, or a network of timm.")
+    ] = "resnet18",
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            help="Of maps: segment-linear (default), knn, fcn, upernet, unet, pspnet, deeplabv3plus, danet, farseg; of "
+            "classes: linear (default), knn. Several with commas."
+        ),
+    ] = None,
+    finetune: Annotated[bool, typer.Option("--finetune", help="Train the backbone too; default: frozen.")] = False,
+    fractions: Annotated[
+        str, typer.Option(help="Per cent of the train places whose labels are used: 1,10,100.")
+    ] = "100",
     seeds: Annotated[int, typer.Option(help="Repetitions: other splits, pixels and random networks.")] = 3,
     corpus: Annotated[
         Path | None, typer.Option(help="Corpus whose dB ranges turn GeoTIFF scenes into codes; default: measured.")
@@ -882,37 +1072,126 @@ def _evaluate(
     classes: Annotated[
         str | None, typer.Option(help="What label values mean: 'water=1,land=2+3'; default: what the labels say.")
     ] = None,
-    pixels: Annotated[int, typer.Option(help="Pixels that the probe is fitted to.")] = 20_000,
+    pixels: Annotated[int, typer.Option(help="Pixels that segment-linear is fitted to.")] = 20_000,
     test_share: Annotated[float, typer.Option(help="Share of the places that is tested.")] = 0.3,
+    official: Annotated[
+        bool, typer.Option("--official-split", help="Fit to the data's own train part, test on its test part.")
+    ] = False,
     balanced: Annotated[bool, typer.Option(help="Weight each class by 1 / its share in the fit.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of decoders: steps of the fit.", show_default=False)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Of decoders: crops a step.", show_default=False)
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(min=32, help="Of decoders: side of the crops, pixels.", show_default=False)
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Of decoders: highest learning rate.", show_default=False)] = None,
+    save_models: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Save every fitted segmenter here, for `dic3l predict`.")
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Maps of the first seed's tested places: GeoTIFF, and pictures beside image and truth."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Compare frozen weights with a random network by a linear segmentation probe on labelled places."""
-    from pipelines.evaluate import evaluate, markdown
+    """Compare weights with a random network by probes on labelled places: tables of scores with spreads."""
+    shares = _numbers(fractions, "--fractions")
 
-    if layout not in ("folder", "ombria"):
-        raise typer.BadParameter(f"folder or ombria expected, '{layout}' found", param_hint="--layout")
-    result = evaluate(
-        weights or [],
-        data,
-        out,
-        layout,
-        arch,
-        seeds,
-        corpus=corpus,
-        classes=classes,
-        pixels=pixels,
-        test_share=test_share,
-        balanced=balanced,
-        device=device,
-        progress=lambda line: typer.echo(line, err=True),
-    )
+    from dic3l.evaluate.fit import FitConfig
+    from dic3l.evaluate.tables import markdown
+    from pipelines.evaluate import evaluate
+
+    given = {"steps": steps, "batch_size": batch_size, "crop": crop, "lr": lr}
+    with _stoppable():
+        result = evaluate(
+            weights or [],
+            data,
+            out,
+            layout,
+            arch,
+            seeds,
+            corpus=corpus,
+            classes=classes,
+            probes=() if probe is None else [name.strip() for name in probe.split(",")],
+            finetune=finetune,
+            fractions=shares,
+            fit=FitConfig(**{name: value for name, value in given.items() if value is not None}),
+            pixels=pixels,
+            test_share=test_share,
+            official=official,
+            balanced=balanced,
+            save_models=save_models,
+            maps=maps,
+            device=device,
+            progress=lambda line: typer.echo(line, err=True),
+        )
     if as_json:
         _print_json(result)
+        return
+    typer.echo(markdown(result))
+    for name in ("evaluation.md", "evaluation.tex", "evaluation.json"):
+        typer.echo(str(out / name))
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"numbers with commas expected, '{text}' found", param_hint=option) from None
+
+
+@dic3l_app.command("predict")
+def _predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A segmenter, as `dic3l evaluate` saves it.")],
+    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE...", help="Rasters to segment, GeoTIFF or the like.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder of the maps, each of its scene's name; of one scene also a .tif."),
+    ],
+    probabilities: Annotated[
+        bool,
+        typer.Option("--probabilities", help="Also NAME.probabilities.tif: a band a class, 254 is 1, 255 no data."),
+    ] = False,
+    overviews: Annotated[bool, typer.Option("--overviews", help="Reduced copies inside the maps.")] = False,
+    nodata: Annotated[int, typer.Option(help="Value where no image of the scene has data.")] = 255,
+    window: Annotated[
+        int | None, typer.Option(help="Largest side of a window in pixels; default: what memory and network need.")
+    ] = None,
+    unit: Annotated[str | None, typer.Option(help=_UNIT_HELP)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Segment whole scenes by overlapping windows: a GeoTIFF of label values for each, on its grid. A scene that
+    cannot be read is told in a line, the others are done, and the command ends with 1."""
+    from pipelines.predict import PredictConfig, predict
+    from pipelines.progress import show_progress
+    from pipelines.signals import Stopped, stop_signals
+
+    if unit is not None and unit not in STATED_UNITS:
+        raise typer.BadParameter(f"power, amplitude, db or dn expected, '{unit}' found", param_hint="--unit")
+    if device not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"auto, cpu or cuda expected, '{device}' found", param_hint="--device")
+    config = PredictConfig(window, nodata, probabilities, overviews, unit, device)  # type: ignore[arg-type]
+    try:
+        with stop_signals(), show_progress() as progress:
+            made, failed = predict(model, scenes, out, config, progress)
+    except Stopped as stop:
+        with suppress(OSError):
+            typer.echo(f"stopped by {stop}; maps that were begun are not there, the others are whole", err=True)
+        raise typer.Exit(128 + stop.number) from None
+    if as_json:
+        failures = {str(scene): reason for scene, reason in failed.items()}
+        _print_json({"made": [one.to_json() for one in made], "failed": failures})
     else:
-        typer.echo(markdown(result))
-        typer.echo(f"{out / 'evaluation.md'}\n{out / 'evaluation.json'}")
+        for one in made:
+            typer.echo(one.told())
+            _say(f"  {path}" for path in (one.result, one.probabilities) if path is not None)
+    if failed:
+        raise typer.Exit(1)
 
 
 # ------------------------------------------------------------------------------------------------ entry points

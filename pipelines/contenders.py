@@ -1,0 +1,109 @@
+"""What is compared: weights, given by file, run or name, and the baselines that the reader would ask for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dic3l.errors import ConfigError
+from dic3l.evaluate.backbone import (
+    Backbone,
+    estimate_batch_statistics,
+    imagenet_backbone,
+    load_backbone,
+    random_backbone,
+)
+from pipelines.parts import file_names
+
+MEAN_WINDOWS = (1, 5, 9, 17)
+"""sides of the windows of the stronger baseline without a network: what despeckling alone brings"""
+STATISTICS_IMAGES = 128
+"""images of the train places, at most, from which BatchNorm statistics are taken"""
+_STATISTICS_BATCH = 16
+SEED = "{seed}"
+"""in the path of weights: where runs of several seeds are told apart"""
+
+Weights = str | Path | tuple[str, str | Path]
+"""a file, a folder of a run, 'imagenet' or 'random', with SEED for the number of each seed; or (label, one of these)"""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the table, the same for every probe, fraction and seed."""
+
+    name: str
+    short: str
+    """what its files are called"""
+    backbone: Callable[[int], Backbone] | None
+    """seed -> a network of its own, on the CPU; None: pixel values"""
+    windows: tuple[int, ...] = ()
+    """without a network: sides of the windows whose means are the features"""
+    random: bool = False
+    """the zero of the column 'over random'"""
+
+
+def contenders(weights: Sequence[Weights], arch: str) -> list[Contender]:
+    """The baselines, then each of `weights` once; nothing is opened yet. ConfigError where two have one name."""
+    means = f"pixel values and means ({', '.join(str(side) for side in MEAN_WINDOWS[1:])})"
+    rows: list[tuple[str, Callable[[int], Backbone] | None, tuple[int, ...]]] = [
+        ("pixel values", None, (1,)),
+        (means, None, MEAN_WINDOWS),
+        (f"{arch}, random", lambda seed: random_backbone(arch, seed), ()),
+    ]
+    for given in dict.fromkeys(weights):
+        label, source = given if isinstance(given, tuple) else (f"{arch}, {given}", given)
+        if str(source) != "random":
+            rows.append((label, _maker(str(source), arch), ()))
+    names = [name for name, _, _ in rows]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"weights: a name for each row of the table expected, '{twice[0]}' found twice")
+    named = file_names(names)
+    return [
+        Contender(name, short, make, windows, random=number == 2)
+        for number, ((name, make, windows), short) in enumerate(zip(rows, named, strict=True))
+    ]
+
+
+def identity(contender: Contender, seed: int) -> str:
+    """What its features depend on: the sha256 of its weights, or the windows. Raises where weights cannot be read."""
+    if contender.backbone is None:
+        return f"means of {contender.windows}"
+    found = hashlib.sha256()
+    for name, value in contender.backbone(seed).state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def ready_backbone(
+    make: Callable[[int], Backbone], images: Sequence[np.ndarray], seed: int, device: torch.device
+) -> Backbone:
+    """A network on the device, with BatchNorm statistics of images of the train places (uint8 (K, H, W) each)."""
+    backbone = make(seed).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    estimate_batch_statistics(backbone, _statistics_batches(images, seed, device))
+    return backbone
+
+
+def _maker(source: str, arch: str) -> Callable[[int], Backbone]:
+    if source == "imagenet":
+        return lambda seed: imagenet_backbone(arch)
+    return lambda seed: load_backbone(Path(source.replace(SEED, str(seed))), arch)
+
+
+def _statistics_batches(images: Sequence[np.ndarray], seed: int, device: torch.device) -> list[torch.Tensor]:
+    """Batches of single images (uint8 (n, H, W)), drawn evenly from the train places; sizes may differ by place."""
+    order = np.random.default_rng([seed, 1]).permutation(len(images))
+    chosen = [image for index in order for image in images[index]][:STATISTICS_IMAGES]
+    by_shape: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for image in chosen:
+        by_shape.setdefault(image.shape, []).append(image)
+    return [
+        torch.from_numpy(np.stack(same[start : start + _STATISTICS_BATCH])).to(device)
+        for same in by_shape.values()
+        for start in range(0, len(same), _STATISTICS_BATCH)
+    ]
