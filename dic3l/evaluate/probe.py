@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dic3l.evaluate.backbone import STRIDES, Backbone
+from dic3l.evaluate.backbone import Backbone
 from dic3l.evaluate.data import IGNORED
 from dic3l.evaluate.metrics import confusion, scores
 
@@ -39,7 +39,9 @@ class FeatureMap:
     values: Tensor
     """float32 (C, h, w)"""
     stride: int
-    """value i of an axis belongs to the pixel stride * i"""
+    """pixels from one value to the next"""
+    centre: float = 0.0
+    """value i of an axis belongs to the pixel centre + stride * i"""
 
 
 Extractor = Callable[[np.ndarray], list[FeatureMap]]
@@ -50,13 +52,15 @@ def backbone_features(backbone: Backbone, fuse: Fuse, device: torch.device) -> E
     """The four stages of a backbone, for each image of a place, fused.
 
     In a torchvision ResNet the receptive field of step i of a stage of stride s is centred on pixel s i, not on the
-    middle of the s x s cell: so they are placed there (at stage 4 the difference is 15.5 pixels).
+    middle of the s x s cell: so they are placed there (at stage 4 the difference is 15.5 pixels); in other networks,
+    where `Backbone.centres` says.
     """
 
     @torch.no_grad()
     def extract(images: np.ndarray) -> list[FeatureMap]:
         stages = backbone(torch.from_numpy(images).to(device))
-        return [FeatureMap(_fuse(s.float(), fuse), stride) for s, stride in zip(stages, STRIDES, strict=True)]
+        scales = zip(stages, backbone.strides, backbone.centres, strict=True)
+        return [FeatureMap(_fuse(stage.float(), fuse), stride, centre) for stage, stride, centre in scales]
 
     return extract
 
@@ -97,8 +101,10 @@ def features_at(maps: Sequence[FeatureMap], rows: np.ndarray, cols: np.ndarray) 
     parts = []
     for feature_map in maps:
         values = feature_map.values
-        down = torch.from_numpy(interpolation(rows, values.shape[1], feature_map.stride)).to(values.device)
-        right = torch.from_numpy(interpolation(cols, values.shape[2], feature_map.stride)).to(values.device)
+        down, right = (
+            torch.from_numpy(interpolation(at - feature_map.centre, steps, feature_map.stride)).to(values.device)
+            for at, steps in zip((rows, cols), values.shape[1:], strict=True)
+        )
         parts.append(torch.einsum("nh,chw,nw->nc", down, values, right))
     return torch.cat(parts, dim=1)
 
@@ -132,8 +138,10 @@ class Probe:
             if feature_map.stride == 1:
                 logits += projected
                 continue
-            down = torch.from_numpy(interpolation(np.arange(height), values.shape[1], feature_map.stride))
-            right = torch.from_numpy(interpolation(np.arange(width), values.shape[2], feature_map.stride))
+            down, right = (
+                torch.from_numpy(interpolation(np.arange(pixels) - feature_map.centre, steps, feature_map.stride))
+                for pixels, steps in zip((height, width), values.shape[1:], strict=True)
+            )
             logits += down.to(values.device) @ projected @ right.to(values.device).T
         return logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
 
