@@ -1147,7 +1147,7 @@ def _numbers(text: str, option: str) -> list[float]:
 @dic3l_app.command("predict")
 def _predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A segmenter, as `dic3l evaluate` saves it.")],
-    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE...", help="Rasters to segment, GeoTIFF or the like.")],
+    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE", help="Rasters to segment, GeoTIFF or the like.")],
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="Folder of the maps, each of its scene's name; of one scene also a .tif."),

@@ -1,4 +1,4 @@
-"""The graph of a corpus build: scan -> (prepare) -> measure -> cut -> curate -> shard -> seal.
+"""The graph of a corpus build: scan -> (labels) -> (prepare) -> measure -> cut -> curate -> shard -> seal.
 
 Each stage is a set of independent tasks, one a scene or one a shard, whose results are files under `.build/`, named
 by what decides them: a build that was killed goes on where it stopped. Only the order of stages lives here;
@@ -18,6 +18,7 @@ from pipelines.companions import CompanionFiles, read_companions
 from pipelines.curate import curate
 from pipelines.entries import BuildSummary, Entry, list_entries, nothing_usable, scene_row, summarise
 from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
+from pipelines.labels import label_all, refuse_contradictions, set_apart
 from pipelines.lock import locked
 from pipelines.needs import refuse_without_room
 from pipelines.output import check_output, clean, end_move, existing, litter_removed, next_folder, seal, shard_folder
@@ -39,7 +40,7 @@ from sarsense.errors import SarsenseError, SettingError
 from sarsense.places import Place, work_folder
 from sarsense.stores import CREDENTIALS
 
-STAGES = ("scan", "prepare", "measure", "cut", "compare", "shard", "seal")
+STAGES = ("scan", "labels", "prepare", "measure", "cut", "compare", "shard", "seal")
 Anew = Literal["shards", "stats"]
 """what is made anew of a finished corpus: its tiles and shards with the dB ranges that it has, or these too"""
 
@@ -120,9 +121,11 @@ def _build(
     if anew == "shards":
         known, recorded = _own_ranges(out, known)
     entries = list_entries(sources, out)
+    if beside.labels is not None:
+        set_apart(entries, beside.labels)
     work = work_folder(out)
     if base is not None:
-        settle(base, entries)
+        settle(base, entries, beside.labels)
         if all(entry.settled for entry in entries):
             clean(work)  # a build killed in its last moment leaves it
             return summarise(base, entries, time.monotonic() - started, already_built=True)
@@ -138,7 +141,9 @@ def _build(
     with open_runner(workers, scheduler, work, progress.say) as runner:
         scan_all(fresh, config, work, runner, progress)
         _end_where_expired(fresh)
-        refuse_without_room(fresh, config, out, base, progress.say)
+        if beside.labels is not None:
+            label_all(fresh, beside.labels, base, work, runner, progress)
+        refuse_without_room(fresh, config, out, base, progress.say, beside.labels is not None)
         prepare_all(fresh, work, runner, progress)
         measure_all(fresh, work, runner, progress)
         _end_where_expired(fresh)
@@ -151,6 +156,8 @@ def _build(
                 return summarise(base, entries, time.monotonic() - started, already_built=True)
         if anew is not None:
             refuse_missing(out, fresh, anew)
+        if beside.labels is not None:
+            refuse_contradictions(fresh, base)
         scene_duplicates = drop_duplicate_scenes(fresh, settled_digests(base))
         ranges = set_ranges(fresh, config, known)
         note_unfiltered(fresh, config)

@@ -334,7 +334,8 @@ def _picture(path: Path, polarisations: Sequence[str], held: _Held) -> CodedScen
                 named = [name if name in POLARISATIONS else other for name, other in given]
             nodata = dataset.nodatavals[0]
             if dataset.driver == "GTiff":
-                some = read_rows(dataset, bands[0], 0, min(dataset.height, _SAMPLED_ROWS)).ravel()
+                top = max(0, dataset.height - _SAMPLED_ROWS) // 2  # the rims of scenes hold no data
+                some = read_rows(dataset, bands[0], top, min(dataset.height, top + _SAMPLED_ROWS)).ravel()
                 refuse_without_signal(some, some.dtype, zero_is_nodata=False)
     except SceneError as error:
         raise SceneError(f"{path}: {error}") from error

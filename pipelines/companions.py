@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shapely.geometry.base import BaseGeometry
 
 from sarsense.config import BuildConfig
 from sarsense.dedup.leakage import Evaluation, read_evaluation
 from sarsense.errors import SettingError
+from sarsense.labels import IGNORED, LabelFolder
 from sarsense.splits import read_names, read_region
 
 
@@ -24,6 +26,8 @@ class CompanionFiles:
     """text, a name or pattern a line: scenes that are val"""
     exclude_near: Path | None = None
     """GeoJSON: footprints of evaluation sets"""
+    labels: Path | None = None
+    """folder of label rasters: each scene is to have one"""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,10 @@ class Companions:
     val_region: BaseGeometry | None = None
     val_scenes: tuple[str, ...] | None = None
     evaluation: Evaluation | None = None
-    facts: dict[str, dict[str, str]] = field(default_factory=dict)
-    """for corpus.json: name and SHA-256 of each file, by its option"""
+    labels: LabelFolder | None = None
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """for corpus.json: name and SHA-256 of each file, by its option; of labels, whose files may become more, the value
+    that is ignored: corpora with labels and without differ in their settings, also to versions that know no labels"""
 
 
 def read_companions(files: CompanionFiles, config: BuildConfig) -> Companions:
@@ -44,13 +50,16 @@ def read_companions(files: CompanionFiles, config: BuildConfig) -> Companions:
     if len(ways) > 1:
         told = " and ".join(f"--{way.replace('_', '-')}" for way in ways)
         raise SettingError(f"{told}: one way to choose the val tiles expected, {len(ways)} found; leave the others out")
-    given = {name: path for name, path in vars(files).items() if path is not None}
+    given = {name: path for name, path in vars(files).items() if path is not None and name != "labels"}
     region, scenes, near = (given.get(name) for name in ("val_region", "val_scenes", "exclude_near"))
+    labels = None if files.labels is None else LabelFolder(files.labels)
+    facts: dict[str, dict[str, Any]] = {} if labels is None else {"labels": {"ignored": IGNORED}}
     return Companions(
         None if region is None else read_region(region),
         None if scenes is None else read_names(scenes),
         None if near is None else read_evaluation(near),
-        {name: {"name": path.name, "sha256": _sha256(path)} for name, path in sorted(given.items())},
+        labels,
+        {**{name: {"name": path.name, "sha256": _sha256(path)} for name, path in sorted(given.items())}, **facts},
     )
 
 

@@ -22,7 +22,7 @@ from pipelines.look import look_alikes
 from pipelines.pool import Pool, pool_of
 from pipelines.stages import Progress
 from sarsense.config import BuildConfig
-from sarsense.corpus import CUT_SCHEMA, Corpus, with_columns
+from sarsense.corpus import Corpus, cut_schema, with_columns
 from sarsense.dedup.exact import duplicate_row, exact_duplicates
 from sarsense.dedup.geographic import cap_repeats, covered_by_same_acquisition, places
 from sarsense.dedup.leakage import near
@@ -46,7 +46,7 @@ def curate(
     Of those that do not, each entry counts how many and why.
     """
     cut = [(entry, entry.tiles) for entry in entries if entry.status == "used" and entry.tiles is not None]
-    tiles = pa.concat_tables([CUT_SCHEMA.empty_table(), *(table for _, table in cut)])
+    tiles = pa.concat_tables([cut_schema(companions.labels is not None).empty_table(), *(table for _, table in cut)])
     sizes = {
         e.identity: e.scene.width * e.scene.height for e, _ in cut if e.identity is not None and e.scene is not None
     }

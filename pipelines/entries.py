@@ -17,6 +17,7 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
 from sarsense.cut import scene_digest
 from sarsense.errors import CHANGED, NOT_FETCHED
+from sarsense.labels import LabelRaster
 from sarsense.measure import BandMeasurement, Measurement
 from sarsense.places import Place, work_folder
 from sarsense.remote import Stamp
@@ -41,6 +42,10 @@ class Entry:
     scene: Scene | None = None
     consulted: Consulted = field(default_factory=list)
     """what was looked at beside it"""
+    labels: LabelRaster | None = None
+    """its labels, where all are to have some"""
+    label_seen: list[Any] = field(default_factory=list)
+    """path and stamp of the label raster that was looked at for it; empty: none was"""
     measurement: Measurement | None = None
     identity: str | None = None
     bounds: list[tuple[float, float]] = field(default_factory=list)
@@ -119,6 +124,8 @@ def scene_row(entry: Entry) -> dict[str, Any]:
             "valid_fraction": float(np.mean([band.valid_fraction for band in measured.bands])),
             "content_hash": measured.content_hash,
         }
+    if entry.labels is not None:
+        row |= {"labels": entry.labels.file.relative, "labels_hash": entry.labels.hash}
     if scene is not None and measured is not None:
         row["digest"] = scene_digest(scene, measured)
     if entry.cut is not None:
@@ -131,7 +138,11 @@ def scene_row(entry: Entry) -> dict[str, Any]:
 def inputs_as_read(entries: list[Entry]) -> list[list[Any]]:
     """Stamps of the files and of what was looked at beside them: tells, on the machine of the build, that a source was
     changed since. Not part of the corpus: times differ from copy to copy."""
-    return [[e.file.path, e.stamp, e.consulted, e.file.relative] for e in entries if e.status != "sidecar"]
+    return [
+        [e.file.path, e.stamp, e.consulted, e.file.relative, *([e.label_seen] if e.label_seen else [])]
+        for e in entries
+        if e.status != "sidecar"
+    ]
 
 
 def left_out(entries: list[Entry]) -> dict[str, int]:

@@ -14,21 +14,23 @@ from pipelines.runner import WORKER_LOST
 from sarsense.corpus import FORMAT, Corpus, open_corpus
 from sarsense.errors import CHANGED, NOT_FETCHED, CorpusError
 from sarsense.files import read_json, write_json
+from sarsense.labels import LabelFolder
 from sarsense.places import Place, work_folder
 from sarsense.sidecars import still_holds
 
 _INPUTS = "inputs.json"
-_ASKED_AGAIN = (NOT_FETCHED, CHANGED, "--bands stack")
+_ASKED_AGAIN = (NOT_FETCHED, CHANGED, "--bands stack", "--labels")
 """reasons that another day, or another file, may mend"""
 
 
-def settle(corpus: Corpus, entries: list[Entry]) -> None:
+def settle(corpus: Corpus, entries: list[Entry], labels: LabelFolder | None = None) -> None:
     """Mark the entries whose files the corpus has seen: `settled`, with the status that they have in it.
 
     A file is told by its path on this machine, its size and its time. Where these are not known, as of a corpus or
     sources that were copied here, or while a server does not answer, an entry of a known name is `claimed`: its content
-    will tell (`confirm`). Files that could not be read last time are new. CorpusError where a file was changed since,
-    or the corpus is of an older format.
+    will tell (`confirm`); so it will where its label raster in `labels` is another one, or was touched. Files that
+    could not be read last time are new. CorpusError where a file was changed since, or the corpus is of an older
+    format.
     """
     rows = {row["path"]: row for row in corpus.scenes.select(["path", "status", "reason"]).to_pylist()}
     recorded = work_folder(corpus.root) / _INPUTS
@@ -43,7 +45,7 @@ def settle(corpus: Corpus, entries: list[Entry]) -> None:
         if entry.status == "sidecar" == row["status"]:
             entry.settled = True
             continue
-        stamp, consulted, _ = was.get(entry.file.path, ([], [], ""))
+        stamp, consulted, _, *label = was.get(entry.file.path, ([], [], ""))
         holds = still_holds(consulted) if stamp and entry.stamp else None
         if holds is None:
             entry.claimed = True
@@ -53,8 +55,12 @@ def settle(corpus: Corpus, entries: list[Entry]) -> None:
                 f"{entry.file.path}: it, or the metadata beside it, was changed since {corpus.root} was made of "
                 "it; --reshard or --refresh-stats make all of it anew, another --out leaves this one as it is"
             )
+        now = [] if labels is None else labels.find(entry.file.relative)
+        if now and [[file.path, file.stamp()] for file in now] != label:
+            entry.claimed = True
+            continue
         entry.settled, entry.status, entry.reason = True, row["status"], row["reason"] or ""
-        entry.consulted = consulted
+        entry.consulted, entry.label_seen = consulted, label[0] if label else []
     if corpus.manifest["format"] != FORMAT and not all(entry.settled for entry in entries):
         raise CorpusError(
             f"{corpus.root}: of format {corpus.manifest['format']}, whose splits and duplicates were told otherwise, "
@@ -66,8 +72,9 @@ def confirm(corpus: Corpus, entries: list[Entry]) -> None:
     """Of claimed entries, measured by now: those of the content that the corpus knows under their name are settled, and
     those that cannot be read now, whose tiles it holds.
 
-    CorpusError where it is other content: two files of one name would be one in the tables.
+    CorpusError where it is other content: two files of one name would be one in the tables; or has other labels.
     """
+    _refuse_relabelled(corpus, entries)
     columns = ["path", "status", "reason", "content_hash"]
     rows = {row["path"]: row for row in corpus.scenes.select(columns).to_pylist()}
     for entry in entries:
@@ -82,6 +89,21 @@ def confirm(corpus: Corpus, entries: list[Entry]) -> None:
             )
         if found in (None, row["content_hash"]):
             entry.settled, entry.status, entry.reason = True, row["status"], row["reason"] or ""
+
+
+def _refuse_relabelled(corpus: Corpus, entries: list[Entry]) -> None:
+    """CorpusError where a file that a labelled corpus has used comes with other labels now, or with wrong ones."""
+    columns = ["path", "labels", "labels_hash"]
+    rows = {row["path"]: row for row in corpus.scenes.select(columns).to_pylist()} if corpus.labelled else {}
+    for entry in entries:
+        row = rows.get(entry.file.relative)
+        if row is None or row["labels_hash"] is None or not entry.claimed or not entry.label_seen:
+            continue
+        if entry.labels is None or entry.labels.hash != row["labels_hash"]:
+            raise CorpusError(
+                f"{entry.label_seen[0]}: other labels than {corpus.root} has of {entry.file.relative}, from "
+                f"{row['labels']}; --reshard makes all of it anew, another --out leaves this one as it is"
+            )
 
 
 def refuse_missing(out: Place, entries: list[Entry], anew: str) -> None:

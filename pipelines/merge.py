@@ -24,6 +24,7 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import (
     FORMAT,
     Corpus,
+    class_names,
     duplicate_table,
     identity,
     open_corpus,
@@ -86,6 +87,7 @@ def _merge(
         "scenes": dict(Counter(scenes["status"].to_pylist())),
         "tiles_left_out": _left_out(parts, same + len(dropped), guarded),
         "growth": [],
+        **_labels(parts, table),
         "merged": [{key: part.manifest[key] for key in ("name", "version", "digest")} for part in parts],
     }
     write_manifest(out, manifest, shards)
@@ -130,14 +132,15 @@ def _refuse_unlike(a: Corpus, b: Corpus) -> None:
 def _tiles(parts: list[Corpus]) -> tuple[pa.Table, int]:
     """Tiles of both by key, those in both once, with where their codes lie; how many are in both."""
     table = pa.concat_tables([_with_codes(corpus) for corpus in parts])
-    facts = list(zip(*(table[name].to_pylist() for name in ("key", "content_hash", "split")), strict=True))
+    names = ["key", "content_hash", "split", *(["label_hash"] if parts[0].labelled else [])]
+    facts = list(zip(*(table[name].to_pylist() for name in names), strict=True))
     first: dict[str, int] = {}
     for index, (key, *fact) in enumerate(facts):
         known = first.setdefault(key, index)
         if known != index and list(facts[known][1:]) != fact:
             raise CorpusError(
-                f"{parts[0].root} and {parts[1].root}: tile {key} is in both with other codes or splits; build one of "
-                "them again"
+                f"{parts[0].root} and {parts[1].root}: tile {key} is in both with other codes, labels or splits; build "
+                "one of them again"
             )
     return table.take(pa.array([first[key] for key in sorted(first)], pa.int64())), len(table) - len(first)
 
@@ -145,7 +148,8 @@ def _tiles(parts: list[Corpus]) -> tuple[pa.Table, int]:
 def _with_codes(corpus: Corpus) -> pa.Table:
     table = corpus.tiles().replace_schema_metadata(None)
     codes = pa.array([str(corpus.root / shard) for shard in table["shard"].to_pylist()], pa.string())
-    return table.append_column("codes", codes).append_column("start", table["offset"])
+    table = table.append_column("codes", codes).append_column("start", table["offset"])
+    return table.append_column("label_start", table["label_offset"]) if corpus.labelled else table
 
 
 def _scenes(a: Corpus, b: Corpus) -> pa.Table:
@@ -171,7 +175,7 @@ def _recounted(scenes: pa.Table, kept: Counter[str]) -> pa.Table:
             had = row["tiles"] + row["tiles_duplicate"]
             row["tiles"] = kept[row["scene"]]
             row["tiles_duplicate"] = max(had - row["tiles"], 0)
-    return scene_table(rows)
+    return scene_table(rows, "labels" in scenes.column_names)
 
 
 def _duplicates(parts: list[Corpus], dropped: list[dict[str, Any]], kept: set[str]) -> pa.Table:
@@ -188,6 +192,21 @@ def _statistics(a: Corpus, b: Corpus) -> dict[str, Any]:
         if name not in found or found[name]["pixels"] < value["pixels"]:
             found[name] = value
     return found
+
+
+def _labels(parts: list[Corpus], tiles: pa.Table) -> dict[str, Any]:
+    """What the manifest says of labels, if anything. CorpusError where the two name a class otherwise."""
+    classes = [corpus.classes for corpus in parts if corpus.classes is not None]
+    if not classes:
+        return {}
+    for value in classes[0].keys() & classes[1].keys():
+        names = {one[value] for one in classes} - {str(value)}
+        if len(names) > 1:
+            raise CorpusError(
+                f"{parts[0].root} and {parts[1].root}: one name of label {value} expected, "
+                f"{' and '.join(sorted(names))} found; mend the CLASSES tags of one of them and build it again"
+            )
+    return {"labels": {**parts[0].manifest["labels"], "classes": class_names(tiles, classes)}}
 
 
 def _left_out(parts: list[Corpus], duplicate: int, guarded: int) -> dict[str, int]:

@@ -141,6 +141,7 @@ def diff_lines(found: Difference) -> Iterator[str]:
         "tiles out": found.tiles_out,
         "tiles in both, renormalised": found.renormalised,
         "tiles in both, of other codes": found.changed,
+        "tiles in both, of other labels": found.relabelled,
         "tiles in both, in another split": found.moved,
         "scenes in": found.scenes_in,
         "scenes out": found.scenes_out,

@@ -69,8 +69,8 @@ class Needs:
         return self.corpus_bytes + self.temporary_bytes
 
 
-def needs_of(entries: list[Entry], config: BuildConfig) -> Needs:
-    """`entries`: scanned; those that are settled already do not count."""
+def needs_of(entries: list[Entry], config: BuildConfig, labelled: bool = False) -> Needs:
+    """`entries`: scanned; those that are settled already do not count. labelled: each tile has labels."""
     fresh = [entry for entry in entries if not entry.settled and entry.status != "sidecar"]
     scenes = [(entry, entry.scene) for entry in fresh if entry.scene is not None]
     pixels = prepared = tiles = strip_bytes = 0
@@ -85,7 +85,7 @@ def needs_of(entries: list[Entry], config: BuildConfig) -> Needs:
             tiles += windows * (1 if config.bands == "stack" else len(scene.bands))
         measured = max(STRIP_PIXELS, 84 * scene.width) * _MEASURE_BYTES
         strip_bytes = max(strip_bytes, measured, side * scene.width * channels * _CUT_BYTES)
-    codes = math.prod(config.tile_shape) * code_dtype(config.bits).itemsize
+    codes = math.prod(config.tile_shape) * code_dtype(config.bits).itemsize + (side**2 if labelled else 0)
     a_shard = max(1, config.shard_mib * 2**20 // (codes + _SAMPLE_BYTES))
     return Needs(
         files=len(fresh),
@@ -121,10 +121,15 @@ def short_of_room(needs: Needs, out: Place, base: Corpus | None) -> str | None:
 
 
 def refuse_without_room(
-    entries: list[Entry], config: BuildConfig, out: Place, base: Corpus | None, say: Callable[[str], None]
+    entries: list[Entry],
+    config: BuildConfig,
+    out: Place,
+    base: Corpus | None,
+    say: Callable[[str], None],
+    labelled: bool = False,
 ) -> None:
     """Of a build that has scanned its files: say the warning, or raise SarsenseError (`short_of_room`)."""
-    if warning := short_of_room(needs_of(entries, config), out, base):
+    if warning := short_of_room(needs_of(entries, config, labelled), out, base):
         say(f"warning: {warning}")
 
 

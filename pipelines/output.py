@@ -28,6 +28,7 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import (
     TABLES,
     Corpus,
+    class_names,
     duplicate_table,
     identity,
     open_corpus,
@@ -39,6 +40,7 @@ from sarsense.corpus import (
 )
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.files import read_json, write_json
+from sarsense.labels import IGNORED
 from sarsense.places import Place, shard_sizes, work_folder
 from sarsense.shards import Shard
 
@@ -130,7 +132,9 @@ def seal(
 
     base: the corpus that grows: its rows, shards, ranges and counts stay, those given come behind them.
     """
-    whole = join(base, tile_table(tiles), scene_table(map(scene_row, entries)), duplicate_table(duplicates))
+    labelled = companions.labels is not None
+    scenes = scene_table(map(scene_row, entries), labelled)
+    whole = join(base, tile_table(tiles), scenes, duplicate_table(duplicates))
     used = set(tiles["channels"].combine_chunks().flatten().field("group").unique().to_pylist())
     before = {} if base is None else base.manifest
     counts = Counter(before.get("tiles_left_out", {}))
@@ -153,12 +157,22 @@ def seal(
         "growth": [] if base is None else [*base.manifest["growth"], *([_grown(base)] if len(tiles) else [])],
         "merged": before.get("merged", []),
     }
+    if labelled:
+        manifest["labels"] = _label_facts(whole.tiles, entries, {} if base is None else base.classes or {})
     following, anew = next_folder(out), base is None and (out / "corpus.json").is_file()
     write_tables(following, whole.tiles, whole.scenes, whole.duplicates)
     write_manifest(following, manifest, all_shards)
     write_json(work_folder(out) / _MOVING, {"anew": anew})
     _move(out)
     return open_corpus(out)
+
+
+def _label_facts(tiles: pa.Table, entries: list[Entry], known: dict[int, str]) -> dict[str, Any]:
+    """What corpus.json says of the labels of a corpus: value and name of each class that a raster of it names, or that
+    a tile holds; the value that is ignored. known: those of the corpus that grew."""
+    used = [entry.labels for entry in entries if entry.status == "used" and entry.labels is not None]
+    named = {value: name for raster in used for value, name in raster.classes}
+    return {"classes": class_names(tiles, [known, named]), "ignored": IGNORED}
 
 
 def next_folder(out: Place) -> Path:

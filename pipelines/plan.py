@@ -17,6 +17,7 @@ from pipelines.cluster import default_workers, open_runner
 from pipelines.companions import CompanionFiles, read_companions
 from pipelines.entries import list_entries
 from pipelines.growth import settle
+from pipelines.labels import label_all, set_apart
 from pipelines.needs import Needs, free_of, needs_of, short_of_room
 from pipelines.output import check_output, existing
 from pipelines.ranges import ranges_from
@@ -77,8 +78,10 @@ def plan(
     beside = read_companions(companions, config)
     base = None if anew else existing(out, config, beside, recorded)
     entries = list_entries(sources, out)
+    if beside.labels is not None:
+        set_apart(entries, beside.labels)
     if base is not None:
-        settle(base, entries)
+        settle(base, entries, beside.labels)
     fresh = [entry for entry in entries if not entry.settled]
     with (
         tempfile.TemporaryDirectory(prefix="sarsense-scan-") as scratch,
@@ -86,8 +89,10 @@ def plan(
     ):
         started = time.monotonic()
         scan_all(fresh, config, Path(scratch), runner, progress)
+        if beside.labels is not None:
+            label_all(fresh, beside.labels, base, Path(scratch), runner, progress)
         scanned = time.monotonic() - started
-    needs = needs_of(fresh, config)
+    needs = needs_of(fresh, config, beside.labels is not None)
     speed = measure_speed(config, out)
     at_once = max(min(workers, default_workers()), 1)
     warning = refusal = None

@@ -19,7 +19,8 @@ _LINE_SECONDS = 30.0
 _PACE_SECONDS = 1.0
 """before a pace is told"""
 _THINGS = {
-    "scan": "files", "prepare": "scenes", "measure": "scenes", "cut": "scenes", "shard": "shards", "seal": "corpus"
+    "scan": "files", "labels": "scenes", "prepare": "scenes", "measure": "scenes", "cut": "scenes", "shard": "shards",
+    "seal": "corpus",
 }  # fmt: skip
 """what the items of a stage are; of others: items"""
 

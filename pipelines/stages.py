@@ -247,12 +247,16 @@ def cut_all(
             contents = [member.measurement.content_hash for member in entry.stack or [entry] if member.measurement]
             channels = [[asdict(channel) for channel in one] for one in stacks]
             sources = [stamp for member in entry.stack or [entry] for stamp in member.stamps()]
+            labels = None if entry.labels is None else entry.labels.file
+            labelled = [] if entry.labels is None else [entry.labels.file.relative, entry.labels.hash]
+            if entry.labels is not None:
+                sources = [*sources, tuple(entry.label_seen)]
             parts = parts_to_cut(stacks[0][0].scene, config)
             for part in parts:
-                codes = work / "cut" / f"{identity_hash([channels, contents, decisive, part])}.codes"
+                codes = work / "cut" / f"{identity_hash([channels, contents, decisive, part, *labelled])}.codes"
                 if not (codes.exists() and codes.with_suffix(".arrow").exists()):
                     codes.with_suffix(".json").unlink(missing_ok=True)  # a kill while a finished build tidied up
-                arguments = (stacks, entry.identity, config, part, sources, codes)
+                arguments = (stacks, entry.identity, config, part, sources, codes, labels)
                 jobs.append((entry, codes.with_suffix(".json"), arguments))
                 costs.append(_pixels(entry) * (part[1] - part[0]) / parts[-1][1])
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -311,9 +315,10 @@ def shard_all(
     The tiles in the order of the shards, with shard, offset and bytes, and the shards.
     """
     settled = [] if base is None else base.shards
-    shape = array_shape(config.tile_shape)
+    shape, labelled = array_shape(config.tile_shape), "label_hash" in tiles.column_names
     size = math.prod(shape) * code_dtype(config.bits).itemsize
-    a_shard = max(1, config.shard_mib * 2**20 // (size + 4096))
+    a_tile = size + 4096 + (math.prod(shape[-2:]) if labelled else 0)
+    a_shard = max(1, config.shard_mib * 2**20 // a_tile)
     drawn = [hashlib.sha256(f"{config.seed}:{key}".encode()).digest() for key in tiles["key"].to_pylist()]
     splits = np.array(tiles["split"].to_pylist(), object)
     plan: list[tuple[str, str, np.ndarray]] = []
@@ -326,7 +331,7 @@ def shard_all(
     jobs = []
     for relative, split, members in plan:
         mine = tiles.take(pa.array(members))
-        facts = mine.drop_columns(["codes", "start"]).combine_chunks()
+        facts = mine.drop_columns(["codes", "start", *(["label_start"] if labelled else [])]).combine_chunks()
         identity = identity_hash([str(out), relative, hashlib.sha256(as_bytes(facts)).hexdigest()])
         result = work / "shard" / f"{identity}.json"
         if not (result.exists() and (out / relative).exists()):
@@ -340,15 +345,19 @@ def shard_all(
     run_stage("shard", runner, progress, shard_task, jobs)
     shards: list[Shard] = []
     offsets: list[int] = []
+    label_offsets: list[int] = []
     for (relative, _, _), (_, result, _) in zip(plan, jobs, strict=True):
         if not result.exists():
             raise SarsenseError(f"{out / relative}: could not be written; run the same command again")
         value = read_json(result)
         shards.append(Shard(**value["shard"]))
         offsets += value["offsets"]
+        label_offsets += value.get("label_offsets", [])
     order = np.concatenate([members for _, _, members in plan]) if plan else np.empty(0, np.int64)
     paths = [shard.path for shard in shards for _ in range(shard.tiles)]
     placed = {"shard": paths, "offset": offsets, "bytes": [size] * len(paths)}
+    if labelled:
+        placed["label_offset"] = label_offsets
     return with_columns(tiles.take(pa.array(order)), placed), shards
 
 

@@ -19,13 +19,14 @@ from sarsense.dedup.perceptual import Fingerprints
 from sarsense.dedup.speckle import same_speckle
 from sarsense.errors import CHANGED, RemoteError, SceneError
 from sarsense.files import atomic_write, read_parts, read_table, write_json, write_table
+from sarsense.labels import LabelFile, check_labels
 from sarsense.measure import content_hash, measure_part, measure_scene
 from sarsense.places import Place, place
 from sarsense.prepare import prepare_scene
 from sarsense.remote import Stamp
 from sarsense.samples import description
 from sarsense.scene import Scene, describe_scene
-from sarsense.shards import write_shard
+from sarsense.shards import LabelledSample, Sample, write_labelled_shard, write_shard
 from sarsense.sidecars import consulting, stamp_of
 from sarsense.strip import Channel
 
@@ -43,6 +44,11 @@ def scan_task(path: str, relative: str, stated: Stated, config: BuildConfig, sou
             sources,
             more={"consulted": consulted},
         )
+
+
+def label_task(scene: Scene, file: LabelFile, sources: Stamps, result: Path) -> None:
+    """Check the label raster of a scene as it was scanned. sources: that raster."""
+    _record(result, lambda: {"labels": check_labels(file, scene).to_json()}, sources)
 
 
 def prepare_task(scene: Scene, sources: Stamps, out: Path, result: Path) -> None:
@@ -69,10 +75,11 @@ def cut_task(
     part: tuple[int, int],
     sources: Stamps,
     codes: Path,
+    labels: LabelFile | None,
     result: Path,
 ) -> None:
     def cut() -> dict[str, Any]:
-        found = cut_scene(stacks, identity, config, codes, part)
+        found = cut_scene(stacks, identity, config, codes, part, labels)
         write_table(result.with_suffix(".arrow"), found.tiles)
         return {"table": result.stem, "no_data": found.no_data, "flat": found.flat}
 
@@ -88,17 +95,32 @@ def shard_task(
     bits: int,
     result: Path,
 ) -> None:
-    """Write one shard. `plan`: table of its tiles in order, of tiles.parquet with `codes` and `start`."""
+    """Write one shard. `plan`: table of its tiles in order, of tiles.parquet with `codes` and `start`; of labelled
+    ones with `label_start`."""
+    dtype, tiles = code_dtype(bits), read_table(plan).to_pylist()
+    size = math.prod(shape) * dtype.itemsize
 
-    def samples() -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
-        dtype, tiles = code_dtype(bits), read_table(plan).to_pylist()
-        size = math.prod(shape) * dtype.itemsize
+    def samples() -> Iterator[Sample]:
         parts = [(tile["codes"], tile["start"], size) for tile in tiles]
         for tile, codes in zip(tiles, read_parts(parts), strict=True):
             yield tile["key"], np.frombuffer(codes, dtype).reshape(shape), description(tile, bits)
 
-    shard, offsets = write_shard(root, relative, split, samples())
-    write_json(result, {"shard": asdict(shard), "offsets": offsets})
+    def labelled() -> Iterator[LabelledSample]:
+        side = shape[-2:]
+        parts: list[tuple[str, int, int]] = []
+        for tile in tiles:
+            parts += [(tile["codes"], tile["label_start"], math.prod(side)), (tile["codes"], tile["start"], size)]
+        read = read_parts(parts)
+        for tile in tiles:
+            labels = np.frombuffer(bytes(next(read)), np.uint8).reshape(side)  # a copy: codes take its place
+            yield tile["key"], np.frombuffer(next(read), dtype).reshape(shape), description(tile, bits), labels
+
+    if tiles and "label_start" in tiles[0]:
+        shard, offsets, label_offsets = write_labelled_shard(root, relative, split, labelled())
+        write_json(result, {"shard": asdict(shard), "offsets": offsets, "label_offsets": label_offsets})
+    else:
+        shard, offsets = write_shard(root, relative, split, samples())
+        write_json(result, {"shard": asdict(shard), "offsets": offsets})
 
 
 def same_speckle_task(pairs: list[dict[str, Any]], side: int, bits: int, result: Path) -> None:

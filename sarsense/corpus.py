@@ -6,6 +6,8 @@ corpus/
   scenes.parquet        a row a file found, with its status and the reason
   duplicates.parquet    a row a scene or tile dropped as a duplicate
   train/*.tar val/*.tar
+
+A labelled corpus (docs/labels.md) has further columns, and says so in corpus.json; no other corpus knows of them.
 """
 
 from __future__ import annotations
@@ -103,6 +105,19 @@ CUT_SCHEMA = pa.schema(
     ]
 )
 """of tiles before they are in a shard: `codes` is the file that holds theirs, from byte `start` on"""
+LABEL_SCHEMA = pa.schema(
+    [
+        ("label_offset", pa.int64()),
+        ("label_source", _TEXT),
+        ("label_hash", _TEXT),
+        ("label_counts", pa.list_(pa.struct([("value", pa.int32()), ("pixels", pa.int64())]))),
+    ]
+)
+"""of tiles.parquet, behind the others, where tiles are labelled"""
+CUT_LABEL_SCHEMA = pa.schema(
+    [*(field for field in LABEL_SCHEMA if field.name != "label_offset"), ("label_start", pa.int64())]
+)
+"""of labelled tiles before they are in a shard: their labels lie in `codes` too, from byte `label_start` on"""
 SCENE_SCHEMA = pa.schema(
     [
         ("path", _TEXT),
@@ -142,7 +157,24 @@ SCENE_SCHEMA = pa.schema(
         ("digest", _TEXT),
     ]
 )
+SCENE_LABEL_SCHEMA = pa.schema([("labels", _TEXT), ("labels_hash", _TEXT)])
+"""of scenes.parquet, behind the others, where tiles are labelled"""
 DUPLICATE_SCHEMA = pa.schema([("kind", _TEXT), ("dropped", _TEXT), ("kept", _TEXT), ("distance", pa.float64())])
+
+
+def tile_schema(labelled: bool) -> pa.Schema:
+    """Of tiles.parquet."""
+    return pa.schema([*TILE_SCHEMA, *LABEL_SCHEMA]) if labelled else TILE_SCHEMA
+
+
+def cut_schema(labelled: bool) -> pa.Schema:
+    """Of tiles before they are in a shard."""
+    return pa.schema([*CUT_SCHEMA, *CUT_LABEL_SCHEMA]) if labelled else CUT_SCHEMA
+
+
+def scene_schema(labelled: bool) -> pa.Schema:
+    """Of scenes.parquet."""
+    return pa.schema([*SCENE_SCHEMA, *SCENE_LABEL_SCHEMA]) if labelled else SCENE_SCHEMA
 
 
 class Corpus:
@@ -161,19 +193,29 @@ class Corpus:
         self.contents: tuple[str, ...] = ("speckled", "despeckled") if content == "both" else (content,)
         """of the channels of a polarisation"""
         self.shards = [Shard(**shard) for shard in manifest["shards"]]
+        labels = manifest.get("labels")
+        named = () if labels is None else ((int(value), name) for value, name in labels["classes"].items())
+        self.classes: dict[int, str] | None = None if labels is None else dict(sorted(named))
+        """label value -> name of its class; None: tiles have no labels"""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether each tile has labels."""
+        return self.classes is not None
 
     def tiles(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of tiles.parquet in the order of the shards, of one split or of all. Columns that an older format lacks
         are null."""
         wanted = None if columns is None else list(dict.fromkeys([*columns, "split"]))
-        table = with_missing_columns(read_parquet(self.root / "tiles.parquet", wanted), TILE_SCHEMA, wanted)
+        table = read_parquet(self.root / "tiles.parquet", wanted)
+        table = with_missing_columns(table, tile_schema(self.labelled), wanted)
         if split is not None:
             table = table.filter(pc.field("split") == split)
         return table
 
     @cached_property
     def scenes(self) -> pa.Table:
-        return with_missing_columns(read_parquet(self.root / "scenes.parquet"), SCENE_SCHEMA)
+        return with_missing_columns(read_parquet(self.root / "scenes.parquet"), scene_schema(self.labelled))
 
     @cached_property
     def duplicates(self) -> pa.Table:
@@ -223,8 +265,12 @@ def corpus_digest(tiles: Iterable[tuple[str, str, str]]) -> str:
 
 
 def identity(tiles: pa.Table) -> dict[str, Any]:
-    """What corpus.json says of tiles.parquet: `digest`, `order_digest`, and the tiles of each split."""
+    """What corpus.json says of tiles.parquet: `digest`, `order_digest`, and the tiles of each split. Of labelled tiles
+    the content is codes and labels: the hash of the one behind that of the other."""
     told = list(zip(*(tiles[name].to_pylist() for name in ("key", "split", "content_hash")), strict=True))
+    if "label_hash" in tiles.column_names:
+        labels = tiles["label_hash"].to_pylist()
+        told = [(key, split, f"{codes}{mine}") for (key, split, codes), mine in zip(told, labels, strict=True)]
     return {
         "digest": corpus_digest(told),
         "order_digest": order_digest(told),
@@ -232,21 +278,34 @@ def identity(tiles: pa.Table) -> dict[str, Any]:
     }
 
 
+def class_names(tiles: pa.Table, named: Iterable[Mapping[int, str]]) -> dict[str, str]:
+    """What corpus.json says of the classes of labelled tiles: value -> name of those that are named, the first name of
+    each, and of all others that tiles hold, which go by their value."""
+    counts = tiles["label_counts"].combine_chunks().flatten()
+    classes = {value: str(value) for value in counts.field("value").unique().to_pylist()}
+    for value, name in (pair for one in named for pair in one.items()):
+        if classes.get(value, str(value)) == str(value):
+            classes[value] = name
+    return {str(value): classes[value] for value in sorted(classes)}
+
+
 def with_columns(tiles: pa.Table, values: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
-    """The table with these columns of `TILE_SCHEMA` in place of those of their names, or behind all others."""
+    """The table with these columns of tiles.parquet in place of those of their names, or behind all others."""
+    schema = tile_schema(labelled=True)
     tiles = tiles.drop_columns([name for name in values if name in tiles.column_names])
     for name, column in values.items():
-        tiles = tiles.append_column(TILE_SCHEMA.field(name), pa.array(column, TILE_SCHEMA.field(name).type))
+        tiles = tiles.append_column(schema.field(name), pa.array(column, schema.field(name).type))
     return tiles
 
 
 def tile_table(tiles: pa.Table) -> pa.Table:
     """The columns of tiles.parquet, in their order."""
-    return tiles.select(TILE_SCHEMA.names).cast(TILE_SCHEMA).combine_chunks()
+    schema = tile_schema("label_offset" in tiles.column_names)
+    return tiles.select(schema.names).cast(schema).combine_chunks()
 
 
-def scene_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), SCENE_SCHEMA)
+def scene_table(rows: Iterable[Mapping[str, Any]], labelled: bool) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), scene_schema(labelled))
 
 
 def duplicate_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -343,7 +402,8 @@ def verify_corpus(corpus: Corpus) -> list[str]:
             folder = name.partition("/")[0]
             problems.append(f"{name}: a file that corpus.json does not name; readers of {folder}/*.tar would take it")
     try:
-        table = corpus.tiles(columns=["key", "shard", "offset", "content_hash", "split"])
+        labels = ["label_offset", "label_hash"] if corpus.labelled else []
+        table = corpus.tiles(columns=["key", "shard", "offset", "content_hash", "split", *labels])
     except CorpusError as error:
         return [*problems, f"{error}; no tile could be checked"]
     for row in table.to_pylist():

@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from sarsense.codes import code_steps
 from sarsense.config import BuildConfig
-from sarsense.corpus import CUT_SCHEMA, footprint_wkb
+from sarsense.corpus import cut_schema, footprint_wkb
 from sarsense.dedup.fingerprint import MIN_BLOCK, fingerprint
 from sarsense.files import atomic_write
+from sarsense.labels import HIGHEST, LabelFile, open_labels, read_labels
 from sarsense.measure import PART_PIXELS, Measurement
 from sarsense.raster import open_raster, strips
 from sarsense.scene import Scene
@@ -35,7 +36,7 @@ class CutTiles:
     """The tiles of a scene."""
 
     tiles: pa.Table
-    """of `sarsense.corpus.CUT_SCHEMA`"""
+    """of `sarsense.corpus.cut_schema`"""
     no_data: int
     """windows refused for too few valid pixels"""
     flat: int
@@ -65,8 +66,10 @@ def cut_scene(
     config: BuildConfig,
     codes_path: Path,
     part: tuple[int, int] | None = None,
+    labels: LabelFile | None = None,
 ) -> CutTiles:
     """Write the codes of the accepted tiles, one after the other, to `codes_path`; return what is known of them.
+    Behind those of each tile lie its labels, uint8, where the scene has a raster of them, `labels`, on its grid.
 
     part: of `parts_to_cut`; None: the whole scene.
 
@@ -74,31 +77,42 @@ def cut_scene(
     one grid. `identity`: of the scene, in the tiles' keys. Windows lie on a grid from the scene's first pixel on.
     Raises SceneError when a block cannot be read.
     """
-    cutter = _Cutter(stacks[0][0].scene, identity, config, part)
+    cutter = _Cutter(stacks[0][0].scene, identity, config, part, labels)
     with ExitStack() as opened, atomic_write(codes_path, read_soon=False) as file:
         paths = {channel.scene.path for channels in stacks for channel in channels}
         datasets = {path: opened.enter_context(open_raster(path))[0] for path in sorted(paths)}
+        labelled = None if labels is None else open_labels(opened, labels)
         for channels in stacks:
             reader = StripReader([(datasets[channel.scene.path], channel) for channel in channels], config.bits)
-            cutter.cut_stack(reader, file)
+            cutter.cut_stack(reader, file, labelled)
     return CutTiles(cutter.table(str(codes_path)), cutter.no_data, cutter.flat)
 
 
 class _Cutter:
     """Collects the tiles and the refusals of a scene, stack after stack."""
 
-    def __init__(self, scene: Scene, identity: str, config: BuildConfig, part: tuple[int, int] | None) -> None:
-        self._scene, self._identity, self._config = scene, identity, config
+    def __init__(
+        self,
+        scene: Scene,
+        identity: str,
+        config: BuildConfig,
+        part: tuple[int, int] | None,
+        labels: LabelFile | None,
+    ) -> None:
+        self._scene, self._identity, self._config, self._labels = scene, identity, config, labels
         self._cols = grid(scene.width, config.tile_size, config.step).tolist()
         self._tops = grid(scene.height, config.tile_size, config.step).tolist()[slice(*part or (None, None))]
+        self._schema = cut_schema(labels is not None)
         self._columns: dict[str, list[Any]] = defaultdict(list)
         self._written = 0
         self.no_data = self.flat = 0
 
-    def cut_stack(self, reader: StripReader, file: BinaryIO) -> None:
+    def cut_stack(self, reader: StripReader, file: BinaryIO, labelled: Any) -> None:
+        """labelled: the dataset of the labels, where there are some."""
         size = self._config.tile_size
         for top in self._tops:
             strips = reader.read(top, top + size)
+            rows = None if self._labels is None else read_labels(labelled, top, top + size, self._labels)
             for col in self._cols:
                 seen = [strip.look_at(col, size) for strip in strips]
                 fraction = min(window.valid for window in seen) / size**2
@@ -109,11 +123,22 @@ class _Cutter:
                 else:
                     tile = np.stack([strip.codes[:, col : col + size] for strip in strips])
                     channels = [strip.describe(window) for strip, window in zip(strips, seen, strict=True)]
-                    self._add(top, col, channels, tile, fraction)
-                    file.write(tile.data)
-                    self._written += tile.nbytes
+                    labels = None if rows is None else np.ascontiguousarray(rows[:, col : col + size])
+                    self._add(top, col, channels, tile, fraction, labels)
+                    for array in (tile, labels):
+                        if array is not None:
+                            file.write(array.data)
+                            self._written += array.nbytes
 
-    def _add(self, top: int, col: int, channels: list[dict[str, Any]], tile: np.ndarray, fraction: float) -> None:
+    def _add(
+        self,
+        top: int,
+        col: int,
+        channels: list[dict[str, Any]],
+        tile: np.ndarray,
+        fraction: float,
+        labels: np.ndarray | None,
+    ) -> None:
         """What is of a channel is of the first; names of several are joined by +, each once."""
         names = {
             name: "+".join(dict.fromkeys(channel[name] for channel in channels))
@@ -131,12 +156,19 @@ class _Cutter:
             "content_hash": tile_hash(tile.data),
             "start": self._written,
         }
-        for name in CUT_SCHEMA.names:
+        if labels is not None:
+            counts = np.bincount(labels.ravel(), minlength=HIGHEST + 1)[: HIGHEST + 1]
+            found |= {
+                "label_hash": tile_hash(labels.data),
+                "label_counts": [{"value": int(v), "pixels": int(counts[v])} for v in np.flatnonzero(counts)],
+                "label_start": self._written + tile.nbytes,
+            }
+        for name in self._schema.names:
             if name in found:
                 self._columns[name].append(found[name])
 
     def table(self, codes: str) -> pa.Table:
-        """Of `CUT_SCHEMA`. codes: the path of the file of codes."""
+        """codes: the path of the file of codes."""
         scene, count = self._scene, len(self._columns["key"])
         same = {
             "scene": self._identity,
@@ -146,9 +178,10 @@ class _Cutter:
             "orbit_direction": scene.orbit_direction,
             "crs": scene.crs,
             "codes": codes,
+            "label_source": None if self._labels is None else self._labels.relative,
         }
         columns = {**self._columns, **{name: [value] * count for name, value in same.items()}, **self._geography()}
-        return pa.table({name: columns.get(name, []) for name in CUT_SCHEMA.names}, CUT_SCHEMA)
+        return pa.table({name: columns.get(name, []) for name in self._schema.names}, self._schema)
 
     def _geography(self) -> dict[str, Any]:
         """Columns that say where the tiles lie; nulls of an unplaced scene."""

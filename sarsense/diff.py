@@ -24,6 +24,8 @@ class Difference:
     """in both, with another dB range or bias of speckle"""
     changed: list[str]
     """in both, with the same range and other codes"""
+    relabelled: list[str]
+    """in both, with other labels, or with labels in one alone"""
     moved: list[str]
     """in both, in another split"""
     scenes_in: list[str]
@@ -53,7 +55,7 @@ def compare(a: Corpus, b: Corpus) -> Difference:
     """Reads the tables, not the shards. Raises CorpusError where a table cannot be read."""
     before, after = _tiles(a), _tiles(b)
     both = sorted(before.keys() & after.keys())
-    renormalised = [key for key in both if before[key][2:] != after[key][2:]]
+    renormalised = [key for key in both if before[key][3:] != after[key][3:]]
     other_range = set(renormalised)
     used_before, used_after = _used(a), _used(b)
     return Difference(
@@ -63,14 +65,12 @@ def compare(a: Corpus, b: Corpus) -> Difference:
         tiles_out=sorted(before.keys() - after.keys()),
         renormalised=renormalised,
         changed=[key for key in both if key not in other_range and before[key][0] != after[key][0]],
+        relabelled=[key for key in both if before[key][2] != after[key][2]],
         moved=[key for key in both if before[key][1] != after[key][1]],
         scenes_in=sorted(used_after - used_before),
         scenes_out=sorted(used_before - used_after),
         groups=_differing(_ranges(a), _ranges(b)),
-        settings=_differing(
-            {**a.manifest["config"], "stats_from": a.manifest["stats_from"], **a.manifest["companions"]},
-            {**b.manifest["config"], "stats_from": b.manifest["stats_from"], **b.manifest["companions"]},
-        ),
+        settings=_differing(_settings(a), _settings(b)),
         versions=_differing(
             *({name: c.manifest[name] for name in ("name", "version", "format", "sarsense")} for c in (a, b))
         ),
@@ -78,16 +78,22 @@ def compare(a: Corpus, b: Corpus) -> Difference:
 
 
 def _tiles(corpus: Corpus) -> dict[str, tuple[Any, ...]]:
-    """Key -> content hash, split, lo_db, hi_db, bias."""
-    names = ["key", "content_hash", "split", "lo_db", "hi_db", "enl_bias_db"]
+    """Key -> content hash, split, label hash (None: no labels), lo_db, hi_db, bias."""
+    names = ["key", "content_hash", "split", "label_hash", "lo_db", "hi_db", "enl_bias_db"]
     table = corpus.tiles(columns=names)
-    columns = [table[name].to_pylist() for name in names]
+    none = [None] * len(table)
+    columns = [table[name].to_pylist() if name in table.column_names else none for name in names]
     return {key: tuple(rest) for key, *rest in zip(*columns, strict=True)}
 
 
 def _used(corpus: Corpus) -> set[str]:
     rows = corpus.scenes.select(["path", "status"]).to_pylist()
     return {row["path"] for row in rows if row["status"] == "used"}
+
+
+def _settings(corpus: Corpus) -> dict[str, Any]:
+    beside = {"stats_from": corpus.manifest["stats_from"], **corpus.manifest["companions"]}
+    return {**corpus.manifest["config"], **beside, "classes": corpus.classes}
 
 
 def _ranges(corpus: Corpus) -> dict[str, tuple[Any, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sarsense.codes import code_steps
+from sarsense.labels import IGNORED
 
 _NAMES = (
     "key scene source band polarisation content group sensor mode datetime row col crs transform lon lat "
@@ -14,9 +15,12 @@ _NAMES = (
 
 
 def description(tile: Mapping[str, Any], bits: int) -> dict[str, Any]:
-    """Of a row of tiles.parquet. Of a stack, `channels` and `normalization` are lists in the order of the channels."""
+    """Of a row of tiles.parquet. Of a stack, `channels` and `normalization` are lists in the order of the channels;
+    `labels` tells of those of a labelled tile."""
     normalization = [_normalization(channel, bits) for channel in tile["channels"]]
     base = {name: tile[name] for name in _NAMES}
+    if "label_source" in tile:
+        base["labels"] = {"source": tile["label_source"], "ignored": IGNORED}
     if len(normalization) == 1:
         return {**base, "normalization": normalization[0]}
     return {**base, "channels": tile["channels"], "normalization": normalization}

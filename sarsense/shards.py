@@ -1,8 +1,9 @@
 """Tar shards: written to the same bytes every time, read by offset through mmap, verified to the bit.
 
-A sample is `{key}.npy` (uint8 or uint16, C x H x W or H x W) followed by `{key}.json`. Plain USTAR with fixed times,
-owner and mode: `tar`, Python's `tarfile` and `webdataset` read it. Pixels lie uncompressed at a known offset, so that
-training reads a tile with one copy out of the page cache.
+A sample is `{key}.npy` (uint8 or uint16, C x H x W or H x W) followed by `{key}.json`, and, in a labelled corpus, by
+`{key}.labels.npy` (uint8, H x W). Plain USTAR with fixed times, owner and mode: `tar`, Python's `tarfile` and
+`webdataset` read it. Pixels and labels lie uncompressed at known offsets, so that training reads a tile with one copy
+out of the page cache.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sarsense.codes import as_8_bit, code_steps
-from sarsense.errors import ShardError
+from sarsense.errors import BadShardError, ShardError
 from sarsense.files import atomic_write
 from sarsense.places import Place, RemotePath, local_copy
 
@@ -52,14 +53,33 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     return buffer.getvalue()
 
 
-def write_shard(
-    root: Place, relative: str, split: str, samples: Iterable[tuple[str, np.ndarray, dict[str, Any]]]
-) -> tuple[Shard, list[int]]:
+Sample = tuple[str, np.ndarray, dict[str, Any]]
+"""key, array of codes, description"""
+LabelledSample = tuple[str, np.ndarray, dict[str, Any], np.ndarray]
+"""the same, and labels"""
+
+
+def write_shard(root: Place, relative: str, split: str, samples: Iterable[Sample]) -> tuple[Shard, list[int]]:
     """Write a whole shard atomically; the shard, and the offset of each tile's first pixel in it.
 
-    `samples`: key, array of codes, description. The bytes depend on the samples alone.
+    The bytes depend on the samples alone.
     """
+    shard, offsets, _ = _write(root, relative, split, samples)
+    return shard, offsets
+
+
+def write_labelled_shard(
+    root: Place, relative: str, split: str, samples: Iterable[LabelledSample]
+) -> tuple[Shard, list[int], list[int]]:
+    """The same of tiles with labels; and the offset of each tile's first label."""
+    return _write(root, relative, split, samples)
+
+
+def _write(
+    root: Place, relative: str, split: str, samples: Iterable[Sample | LabelledSample]
+) -> tuple[Shard, list[int], list[int]]:
     offsets: list[int] = []
+    label_offsets: list[int] = []
     digest, position = hashlib.sha256(), 0
     with atomic_write(root / relative, read_soon=False) as file:
 
@@ -70,16 +90,21 @@ def write_shard(
                 file.write(part)
                 position += len(part)
 
-        for key, tile, description in samples:
-            header = npy_header(tile.shape, tile.dtype)
-            write(_member_header(f"{key}.npy", len(header) + tile.nbytes), header)
-            offsets.append(position)
-            write(np.ascontiguousarray(tile).reshape(-1).view(np.uint8).data, _padding(position + tile.nbytes))
+        def write_array(name: str, array: np.ndarray, starts: list[int]) -> None:
+            header = npy_header(array.shape, array.dtype)
+            write(_member_header(name, len(header) + array.nbytes), header)
+            starts.append(position)
+            write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, _padding(position + array.nbytes))
+
+        for key, tile, description, *labels in samples:
+            write_array(f"{key}.npy", tile, offsets)
             text = json.dumps(description, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
             write(_member_header(f"{key}.json", len(text)), text, _padding(len(text)))
+            for one in labels:
+                write_array(f"{key}.labels.npy", one, label_offsets)
         write(b"\0" * (2 * tarfile.BLOCKSIZE))  # the end of an archive, filled up to a record
         write(b"\0" * (-position % tarfile.RECORDSIZE))
-        return Shard(relative, split, len(offsets), position, digest.hexdigest()), offsets
+        return Shard(relative, split, len(offsets), position, digest.hexdigest()), offsets, label_offsets
 
 
 def _member_header(name: str, size: int) -> bytes:
@@ -128,7 +153,7 @@ class TileReader:
         self._corpus, self._split = corpus, split
         self.contents = corpus.contents
         self._leave_out = leave_out
-        table = self._rows(["key", "offset"])
+        table = self._rows(["key", "offset", *(["label_offset"] if corpus.labelled else [])])
         self.keys: list[str] = table["key"].to_pylist()
         self.ids = tile_ids(self.keys)
         self.shape = corpus.tile_shape
@@ -138,6 +163,7 @@ class TileReader:
         self.dtype = np.dtype(np.uint8) if eight_bit else self._stored
         """of what is read: uint8 or uint16"""
         self._offsets = table["offset"].to_numpy()
+        self._label_offsets = table["label_offset"].to_numpy() if corpus.labelled else None
         names: list[str] = table["shard"].to_pylist()
         order = {name: index for index, name in enumerate(dict.fromkeys(names))}
         self.shard_of = np.array([order[name] for name in names], dtype=np.int64)
@@ -145,6 +171,12 @@ class TileReader:
         known = {shard.path: shard for shard in corpus.shards}
         self.shards = [known[name] for name in order]
         self._cache = cache
+        self._hashes: dict[str, list[str]] = {}
+        """by column, of tiles that come by a request each: nobody has looked at the bytes of their shards"""
+        if cache is None and not isinstance(corpus.root, Path):
+            names = ["content_hash", *(["label_hash"] if corpus.labelled else [])]
+            hashes = self._rows(names)
+            self._hashes = {name: hashes[name].to_pylist() for name in names}
         self._maps = [_map(corpus.root / shard.path, shard, cache) for shard in self.shards]
 
     def __len__(self) -> int:
@@ -162,9 +194,34 @@ class TileReader:
         for row, index in enumerate(indices):
             start = self._offsets[index]
             raw = self._maps[self.shard_of[index]][start : start + self._nbytes]
+            self._refuse_changed(index, raw, "content_hash")
             codes = raw.view(self._stored).reshape(self.shape)
             out[row] = codes if self.dtype == self._stored else as_8_bit(codes)
         return out
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """The labels of the tiles at `indices` (any order, repeats allowed): uint8 (n, H, W), values of the classes of
+        the corpus or `sarsense.labels.IGNORED`. ShardError for a corpus without labels."""
+        if self._label_offsets is None:
+            raise ShardError(f"{self._corpus.root}: a labelled corpus expected, this one was built without --labels")
+        height, width = self.shape[1:]
+        out = np.empty((len(indices), height, width), np.uint8)
+        for row, index in enumerate(indices):
+            start = self._label_offsets[index]
+            raw = self._maps[self.shard_of[index]][start : start + height * width]
+            self._refuse_changed(index, raw, "label_hash")
+            out[row] = raw.reshape(height, width)
+        return out
+
+    def _refuse_changed(self, index: int, raw: np.ndarray, column: str) -> None:
+        """BadShardError where what came by a request is not what the corpus says."""
+        if column in self._hashes and tile_hash(raw.tobytes()) != self._hashes[column][index]:
+            shard = self.shards[self.shard_of[index]]
+            raise BadShardError(
+                f"{self._corpus.root / shard.path}: tile {self.keys[index]} is not what the corpus says: damaged or "
+                "replaced; run `sarsense shards verify`, restore it",
+                shard.path,
+            )
 
     def expect(self, shards: np.ndarray) -> None:
         """These shards are going to be read, the first ones first: remote ones are fetched ahead."""
@@ -199,16 +256,18 @@ def tile_ids(keys: list[str]) -> np.ndarray:
 class _RemoteBytes:
     """The bytes of a remote shard: a slice is a request."""
 
-    def __init__(self, path: RemotePath) -> None:
-        self._path = path
+    def __init__(self, path: RemotePath, shard: str) -> None:
+        self._path, self._shard = path, shard
 
     def __getitem__(self, wanted: slice) -> np.ndarray:
         try:
             found = self._path.read_range(int(wanted.start), int(wanted.stop - wanted.start))
         except FileNotFoundError as error:
-            raise ShardError(f"{self._path}: missing; a corpus has it: restore it or build again") from error
+            told = f"{self._path}: missing; a corpus has it: restore it or build again"
+            raise BadShardError(told, self._shard) from error
         if len(found) != wanted.stop - wanted.start:
-            raise ShardError(f"{self._path}: ends before byte {wanted.stop}: truncated; run `sarsense shards verify`")
+            told = f"{self._path}: ends before byte {wanted.stop}: truncated; run `sarsense shards verify`"
+            raise BadShardError(told, self._shard)
         return np.frombuffer(found, np.uint8)
 
 
@@ -225,7 +284,7 @@ class _CachedBytes:
 
 def _map(path: Place, shard: Shard, cache: ShardCache | None) -> np.ndarray | _RemoteBytes | _CachedBytes:
     if not isinstance(path, Path):
-        return _RemoteBytes(path) if cache is None else _CachedBytes(cache, shard)
+        return _RemoteBytes(path, shard.path) if cache is None else _CachedBytes(cache, shard)
     size = shard.bytes
     try:
         with path.open("rb") as file:
@@ -245,8 +304,9 @@ def verify_shard(
 ) -> list[str]:
     """Everything that is wrong with a shard, as sentences; empty when it is what the corpus says.
 
-    `rows`: the shard's rows of tiles.parquet in order (key, offset, content_hash). Checks size, SHA-256, tar
-    structure, order of keys, array headers, and each tile's own hash, so that the tile that changed is named.
+    `rows`: the shard's rows of tiles.parquet in order (key, offset, content_hash; of labelled tiles label_offset and
+    label_hash too). Checks size, SHA-256, tar structure, order of keys, array headers, and each tile's own hashes, so
+    that the tile that changed is named.
     """
     try:
         with local_copy(root / shard.path) as path:
@@ -271,32 +331,55 @@ def _verify_file(
 
 
 def _verify_members(path: Path, rows: list[dict[str, Any]], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[str]:
-    header = npy_header(shape, dtype)
     try:
         with tarfile.open(path, "r:") as tar:
             for row in rows:
-                array, text = tar.next(), tar.next()
-                if array is None or text is None:
+                labelled = "label_hash" in row
+                members = [tar.next() for _ in range(3 if labelled else 2)]
+                found = [member.name for member in members if member is not None]
+                expected = [f"{row['key']}.{kind}" for kind in ("npy", "json", "labels.npy")[: len(members)]]
+                if len(found) < len(expected):
                     yield f"ends before tile {row['key']}"
                     return
-                if (array.name, text.name) != (f"{row['key']}.npy", f"{row['key']}.json"):
-                    yield f"tile {row['key']} expected, {array.name} and {text.name} found"
+                if found != expected:
+                    yield f"tile {row['key']} expected, {_listed(found)} found"
                     return
-                if array.offset_data + len(header) != row["offset"]:
-                    yield f"tile {row['key']} at byte {array.offset_data + len(header)}, expected {row['offset']}"
-                data = _member(tar, array)
-                if not data.startswith(header):
-                    yield f"tile {row['key']}: not a {dtype.name} array of shape {shape} (byte {array.offset_data})"
-                elif tile_hash(data[len(header) :]) != row["content_hash"]:
-                    yield f"tile {row['key']}: pixels differ from the table's hash (bytes from {row['offset']})"
+                array, text, *labels = (member for member in members if member is not None)
+                yield from _verify_array(tar, array, row, shape, dtype)
                 try:
                     json.loads(_member(tar, text))
                 except ValueError:
                     yield f"tile {row['key']}: its JSON does not parse (byte {text.offset_data})"
+                for one in labels:
+                    yield from _verify_array(tar, one, row, shape[-2:], np.dtype(np.uint8), "label_")
             if (extra := tar.next()) is not None:
                 yield f"holds {extra.name}, which no tile of the table names"
     except tarfile.TarError as error:
         yield f"not a whole tar: {error}"
+
+
+def _verify_array(
+    tar: tarfile.TarFile,
+    array: tarfile.TarInfo,
+    row: dict[str, Any],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    kind: Literal["", "label_"] = "",
+) -> Iterator[str]:
+    """kind: of the columns, empty or label_."""
+    header, offset, told = npy_header(shape, dtype), row[f"{kind}offset"], "labels" if kind else "pixels"
+    named = f"{'labels of ' if kind else ''}tile {row['key']}"
+    if array.offset_data + len(header) != offset:
+        yield f"{named} at byte {array.offset_data + len(header)}, expected {offset}"
+    data = _member(tar, array)
+    if not data.startswith(header):
+        yield f"{named}: not a {dtype.name} array of shape {shape} (byte {array.offset_data})"
+    elif tile_hash(data[len(header) :]) != row["label_hash" if kind else "content_hash"]:
+        yield f"tile {row['key']}: {told} differ from the table's hash (bytes from {offset})"
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -305,5 +388,5 @@ def _member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
 
 
 def tile_hash(pixels: bytes | memoryview) -> str:
-    """The content hash of a tile: the first 128 bits of the SHA-256 of its codes, as hex."""
+    """The content hash of a tile: the first 128 bits of the SHA-256 of its codes, or of its labels, as hex."""
     return hashlib.sha256(pixels).hexdigest()[:32]

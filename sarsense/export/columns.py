@@ -45,6 +45,10 @@ TILE_COLUMNS: dict[str, str] = {
     "perceptual_hash": "Hash of the tile's look: near-duplicates differ in few bits, hex",
     "structure_db": "Standard deviation of the despeckled ground beyond what speckle leaves in it, dB",
     "flat": "Whether the tile shows too little ground to be told from others",
+    "label_offset": "Byte of the tar at which the raw labels (uint8, a value a pixel) begin, after the npy header",
+    "label_source": "Path of the label raster inside the folder of --labels",
+    "label_hash": "First 128 bits of the SHA-256 of the labels, hex",
+    "label_counts": "Pixels of each class value that the tile holds; all others are ignored (255)",
     "footprint": "Polygon of the tile on the ground, WKB, longitude and latitude (OGC:CRS84)",
 }
 """by name"""

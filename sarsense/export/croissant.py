@@ -1,9 +1,9 @@
 """A corpus as Croissant 1.1 (specification of 2026-01-29), the MLCommons vocabulary of datasets over schema.org.
 
 Files: corpus.json, the tables and every shard, each with its SHA-256; the arrays and descriptions inside the shards as
-two file sets. Records: `tiles`, a row of tiles.parquet each, and `samples`, a KEY.npy each, joined by the key. Licence,
-creator, citation, address and date of publication are not the corpus's to know, so they are left out; whoever publishes
-it adds them. mlcroissant warns of each.
+two file sets. Records: `tiles`, a row of tiles.parquet each, and `samples`, a KEY.npy each, joined by the key; of a
+labelled corpus also `labels`, a KEY.labels.npy each. Licence, creator, citation, address and date of publication are
+not the corpus's to know, so they are left out; whoever publishes it adds them. mlcroissant warns of each.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from sarsense.codes import code_steps
 from sarsense.corpus import TABLES, Corpus, array_shape
 from sarsense.export.columns import describe
+from sarsense.labels import IGNORED
 from sarsense.places import readable
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
@@ -92,7 +93,7 @@ def croissant(corpus: Corpus, base: str = "") -> dict[str, Any]:
         "version": manifest["version"],
         "keywords": ["SAR", "synthetic aperture radar", "backscatter", "remote sensing", "WebDataset"],
         "distribution": _distribution(corpus, base),
-        "recordSet": [_splits(), _tiles(corpus), _samples(corpus)],
+        "recordSet": [_splits(), _tiles(corpus), _samples(corpus), *([_labels(corpus)] if corpus.labelled else [])],
     }
 
 
@@ -104,7 +105,11 @@ def _distribution(corpus: Corpus, base: str) -> list[dict[str, Any]]:
         files.append(_file(name, base, PARQUET, corpus.manifest["tables"][name], size))
     files += [_file(shard.path, base, TAR, shard.sha256, shard.bytes) for shard in corpus.shards]
     inside = [{"@id": shard.path} for shard in corpus.shards]
-    sets = (("arrays", "*.npy", "application/x-npy"), ("descriptions", "*.json", "application/json"))
+    # a key ends in a digit
+    arrays = "*[0-9].npy" if corpus.labelled else "*.npy"
+    sets = [("arrays", arrays, "application/x-npy"), ("descriptions", "*.json", "application/json")]
+    if corpus.labelled:
+        sets.append(("label-arrays", "*.labels.npy", "application/x-npy"))
     return files + [
         {
             "@type": "cr:FileSet",
@@ -210,28 +215,53 @@ def _samples(corpus: Corpus) -> dict[str, Any]:
         f"is lo_db + (code - 1) * (hi_db - lo_db) / {steps} + enl_bias_db",
         "key": {"@id": "samples/key"},
         "field": [
-            {
-                "@type": "cr:Field",
-                "@id": "samples/key",
-                "name": "key",
-                "description": describe("key"),
-                "dataType": "sc:Text",
-                "references": {"fileObject": {"@id": "tiles.parquet"}, "extract": {"column": "key"}},
-                "source": {
-                    "fileSet": {"@id": "arrays"},
-                    "extract": {"fileProperty": "filename"},
-                    # matches what it made, too: mlcroissant applies it again after it has joined
-                    "transform": {"regex": r"^(.*?)(?:\.npy)?$"},
-                },
-            },
-            {
-                "@type": "cr:Field",
-                "@id": "samples/npy",
-                "name": "npy",
-                "description": f"Bytes of a NumPy file: {corpus.dtype.name} codes, {shape}",
-                "dataType": "sc:Text",
-                "source": {"fileSet": {"@id": "arrays"}, "extract": {"fileProperty": "content"}},
-            },
+            _key_field("samples", "arrays", "npy"),
+            _bytes_field("samples", "arrays", f"Bytes of a NumPy file: {corpus.dtype.name} codes, {shape}"),
             *filter(None, (_column_field(schema.field(name), "samples") for name in columns)),
         ],
+    }
+
+
+def _labels(corpus: Corpus) -> dict[str, Any]:
+    """The labels, as the arrays."""
+    shape = " x ".join(map(str, corpus.tile_shape[1:]))
+    named = ", ".join(f"{value} {name}" for value, name in (corpus.classes or {}).items())
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "labels",
+        "name": "labels",
+        "description": f"A KEY.labels.npy each: the class of each pixel of its KEY.npy. {named}; {IGNORED} is ignored",
+        "key": {"@id": "labels/key"},
+        "field": [
+            _key_field("labels", "label-arrays", "labels.npy"),
+            _bytes_field("labels", "label-arrays", f"Bytes of a NumPy file: uint8 labels, {shape}"),
+        ],
+    }
+
+
+def _key_field(record_set: str, file_set: str, ending: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:Field",
+        "@id": f"{record_set}/key",
+        "name": "key",
+        "description": describe("key"),
+        "dataType": "sc:Text",
+        "references": {"fileObject": {"@id": "tiles.parquet"}, "extract": {"column": "key"}},
+        "source": {
+            "fileSet": {"@id": file_set},
+            "extract": {"fileProperty": "filename"},
+            # matches what it made, too: mlcroissant applies it again after it has joined
+            "transform": {"regex": rf"^(.*?)(?:\.{ending.replace('.', '[.]')})?$"},
+        },
+    }
+
+
+def _bytes_field(record_set: str, file_set: str, description: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:Field",
+        "@id": f"{record_set}/npy",
+        "name": "npy",
+        "description": description,
+        "dataType": "sc:Text",
+        "source": {"fileSet": {"@id": file_set}, "extract": {"fileProperty": "content"}},
     }

@@ -20,6 +20,7 @@ from sarsense.codes import code_steps
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus
 from sarsense.files import atomic_write
+from sarsense.labels import IGNORED
 from sarsense.places import Place
 from sarsense.report.classes import COLUMNS, spacing_names, with_classes
 from sarsense.report.counts import group_statistics
@@ -60,6 +61,7 @@ def datasheet(corpus: Corpus) -> str:
         _load(corpus),
         _composition(table),
         _levels(corpus),
+        *([_labels(corpus)] if corpus.labelled else []),
         _sources(corpus, table),
         _made(corpus),
         _licence(),
@@ -121,6 +123,7 @@ def _load(corpus: Corpus) -> str:
             f'for sample in webdataset.WebDataset("{shard}", shardshuffle=False).decode():',
             '    codes, meta = sample["npy"], sample["json"]',
             *lines,
+            *(['    labels = sample["labels.npy"]'] if corpus.labelled else []),
         ]
     )
     return (
@@ -234,6 +237,25 @@ def _levels(corpus: Corpus) -> str:
         "dB by group (sensor/mode/polarisation/quantity). Range: of code 1 and the highest code. Ground: percentiles "
         "of despeckled pixels, on which the range was measured. Tiles: percentiles of the tiles' mean power. Looks: "
         "median of the estimates.\n\n" + markdown_table(head, rows, numbers=True, left=2)
+    )
+
+
+def _labels(corpus: Corpus) -> str:
+    """Pixels and tiles of each class."""
+    counts = corpus.tiles(columns=["label_counts"])["label_counts"].combine_chunks().flatten()
+    found = pa.table({name: counts.field(name) for name in ("value", "pixels")}).group_by("value")
+    by_value = {row["value"]: row for row in found.aggregate([("pixels", "sum"), ([], "count_all")]).to_pylist()}
+    whole = sum(row["pixels_sum"] for row in by_value.values()) or 1
+    rows = []
+    for value, name in (corpus.classes or {}).items():
+        row = by_value.get(value, {"pixels_sum": 0, "count_all": 0})
+        share = f"{100 * row['pixels_sum'] / whole:.2f} %"
+        rows.append((plain(name), f"{value}", f"{row['pixels_sum']:,}", share, f"{row['count_all']:,}"))
+    return (
+        "## Labels\n\n"
+        f"`KEY.labels.npy`, uint8: the class of each pixel of `KEY.npy`. {IGNORED} is ignored: neither train on it nor "
+        "score it. Shares are of the labelled pixels.\n\n"
+        + markdown_table(("class", "value", "pixels", "share", "tiles with it"), rows, numbers=True)
     )
 
 
