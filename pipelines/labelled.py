@@ -31,16 +31,19 @@ from dic3l.evaluate.layouts import CLASS_FOLDERS_HELP, Codes, Colour, SetFiles, 
 from dic3l.evaluate.layouts import LAYOUTS as _FOUND_BY
 from pipelines.coding import AS_THEY_ARE, SMALLEST, CodedScene, Coding, coded_scenes, coding_of
 from pipelines.ground import footprint, ground_of, train_ground
+from pipelines.labelled_corpus import corpus_places
 from sarsense.catalogue import Stated
-from sarsense.corpus import Corpus
+from sarsense.corpus import Corpus, open_corpus
 from sarsense.errors import SceneError
 from sarsense.raster import open_raster, pixel_window
 
 WINDOW = 512
 """side of the windows, at most, that a scene is evaluated in"""
 CLASS_FOLDERS = "classes"
+SHARDS = "shards"
 LAYOUTS: Mapping[str, str] = {
     **{name: layout.help for name, layout in _FOUND_BY.items()},
+    SHARDS: "a labelled corpus of `sarsense build --labels`: a tile is a place, coded and split already",
     CLASS_FOLDERS: CLASS_FOLDERS_HELP,
 }
 """name -> one line of help; `classes` is of `labelled_images`, all others of `labelled_data`"""
@@ -80,8 +83,10 @@ def labelled_data(root: Path, layout: str, corpus: Corpus | None, classes: Codes
     they are, unless `corpus` was made of pictures. `classes`: name -> label values, in place of what the set says.
     Raises ConfigError, Dic3lError, SarsenseError.
     """
+    if layout == SHARDS:
+        return _of_shards(open_corpus(root), corpus, classes)
     if layout == CLASS_FOLDERS or layout not in _FOUND_BY:
-        raise ConfigError(f"--layout: one of {', '.join(_FOUND_BY)} expected for maps, '{layout}' found")
+        raise ConfigError(f"--layout: one of {', '.join(_FOUND_BY)}, {SHARDS} expected for maps, '{layout}' found")
     found = _FOUND_BY[layout].find(root)
     if classes is not None and found.colours is not None:
         raise ConfigError(f"--classes: the labels of {root} are colours with names ({', '.join(found.classes or ())})")
@@ -104,6 +109,20 @@ def labelled_data(root: Path, layout: str, corpus: Corpus | None, classes: Codes
     told = f"{coding.told()}, / 255" if coding is AS_THEY_ARE else f"{', '.join(polarisations)}; {coding.told()}, / 255"
     values = tuple(next(iter(members)) for members in codes.values())
     return LabelledData(places, list(codes), told, coding, polarisations, values, found.dates)
+
+
+def _of_shards(labelled: Corpus, corpus: Corpus | None, classes: Codes | None) -> LabelledData:
+    """The tiles of a labelled corpus, coded as it is; `corpus` tells what ground an encoder has seen."""
+    if classes is not None:
+        raise ConfigError(f"--classes: {labelled.root} names its classes; the option is for label rasters")
+    places, codes = corpus_places(labelled, corpus)
+    coding = coding_of(labelled)
+    names = sorted(set(labelled.tiles(columns=["polarisation"])["polarisation"].to_pylist()))
+    polarisations = tuple(names[0].split("+")) if len(names) == 1 else ()
+    values = tuple(members[0] for members in codes.values())
+    return LabelledData(
+        places, list(codes), f"{', '.join(names)}; {coding.told()}, / 255", coding, polarisations, values
+    )
 
 
 def folder_data(root: Path, corpus: Corpus | None, classes: Codes | None) -> LabelledData:

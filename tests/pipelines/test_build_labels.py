@@ -23,10 +23,14 @@ from rasterio.windows import Window
 from typer.testing import CliRunner
 
 from cli import sarsense_app
+from dic3l.errors import ConfigError
 from dic3l.evaluate.data import IGNORED as IGNORED_IN_EVALUATION
 from dic3l.evaluate.data import map_labels
 from pipelines.build import build
+from pipelines.coding import coding_of
 from pipelines.companions import CompanionFiles
+from pipelines.evaluate import evaluate
+from pipelines.labelled import labelled_data
 from pipelines.labelled_corpus import corpus_places
 from pipelines.merge import merge
 from pipelines.plan import plan
@@ -650,3 +654,16 @@ def test_real_scenes_with_maps_of_land_cover(real_data: Path, tmp_path: Path):
     told = reasons(built(source, masks, tmp_path / "refused", config))
     assert told[names[0]].startswith("--labels has no raster") and "another grid" in told[names[2]]
     assert set(told) == {names[0], names[2]}
+
+
+def test_a_labelled_corpus_is_a_layout_of_evaluations(labelled, tmp_path):
+    """`dic3l evaluate --layout shards`: the places of `corpus_places`, in its classes, coded already."""
+    found = labelled_data(labelled, "shards", None, None)
+    places, classes = corpus_places(open_corpus(labelled))
+    assert found.classes == list(classes) and [place.name for place in found.places] == [one.name for one in places]
+    np.testing.assert_array_equal(found.places[0].read()[1], places[0].read()[1])
+    assert found.coding == coding_of(open_corpus(labelled))
+    with pytest.raises(ConfigError, match="names its classes"):
+        labelled_data(labelled, "shards", None, {"a": (1,)})
+    result = evaluate([], labelled, tmp_path, "shards", seeds=1, pixels=500)
+    assert result["classes"] == found.classes and len(result["splits"]) == 1
