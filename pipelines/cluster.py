@@ -34,6 +34,9 @@ _SETTINGS = {
     "distributed.worker.memory.terminate": 0.95,
     "distributed.scheduler.allowed-failures": 2,  # deaths that a batch may see, before its items are run alone
     "distributed.scheduler.worker-ttl": None,  # nannies see deaths; a worker that GDAL keeps silent is not dead
+    # of a LocalCluster: after 15 s without it, Dask gives up a worker whose nanny is starting it anew, and on a busy
+    # machine its libraries take longer; then the build had no worker any more
+    "distributed.deploy.lost-worker-timeout": "10 minutes",
     "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS}s",
     # What Dask does while nothing happens: 3 per cent of two cores as it is, 0.8 so (`python -m benchmarks.scheduler`).
     "distributed.worker.profile.enabled": False,
