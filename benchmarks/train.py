@@ -3,7 +3,7 @@
     python -m benchmarks.train
 
 Side by side in one run: the trainer on shards; the same step on one batch that is there already (what data could cost
-at most nothing); the plain way, PIL and DataLoader workers on a folder of PNG with the bare step of `benchmarks.step`.
+at most nothing); the same step behind the plain way, PIL and DataLoader workers on a folder of PNG.
 Utilisation is of model FLOP (four forward passes a tile: query there and back, key there) over what a large matrix
 product reaches on this machine in the same precision.
 """
@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from benchmarks.corpora import built_corpus
-from benchmarks.step import ON_GPU, SHAPES, Shape, bare_step, device, finished, one_batch
+from benchmarks.step import ON_GPU, SHAPES, Shape, device, finished, one_batch, our_step
 from benchmarks.stream import Pngs
 from benchmarks.timing import best_seconds
 from dic3l.base import training_step
@@ -39,8 +39,6 @@ from sarsense.corpus import Corpus
 from sarsense.shards import TileReader
 
 SARSENSE = 460_532
-_BEGUN = 3
-"""batches of the plain way before the clock starts"""
 
 
 def trained(corpus: Corpus, config: Config, there: torch.device, steps: int) -> tuple[float, float]:
@@ -84,21 +82,22 @@ def alone(config: Config, there: torch.device, steps: int) -> float:
 
 
 def plainly(corpus: Corpus, shape: Shape, config: Config, there: torch.device, steps: int) -> float:
-    """Tiles/s of the bare step behind as many DataLoader workers that read PNG, when they have begun."""
+    """Tiles/s of the same step behind as many DataLoader workers that read PNG, when what they made ahead is used up."""
+    workers = config.train.loader_threads
+    begun = 2 * workers + 2  # each has two batches made ahead
     tiles = TileReader(corpus, "train", eight_bit=True)
     with TemporaryDirectory() as scratch:
-        paths = [Path(scratch) / f"{index:04d}.png" for index in range(shape.batch * (steps + _BEGUN))]
+        paths = [Path(scratch) / f"{index:04d}.png" for index in range(shape.batch * (steps + begun))]
         for first in range(0, len(paths), 64):
             some = paths[first : first + 64]
             for path, tile in zip(some, tiles.read((first + np.arange(len(some))) % len(tiles)), strict=True):
                 Image.fromarray(tile[0]).save(path, compress_level=1)
-        step = bare_step(config, one_batch(config, there), there)
+        step = our_step(config, one_batch(config, there), there)
         step()
-        workers = config.train.loader_threads
         loader = DataLoader(Pngs(paths, shape.crop), batch_size=shape.batch, shuffle=True, num_workers=workers)
         began = 0.0
         for number, views in enumerate(loader):
-            if number == _BEGUN:
+            if number == begun:
                 began = time.perf_counter()
             for view in views:
                 view.to(there)

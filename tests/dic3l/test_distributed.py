@@ -102,7 +102,14 @@ def test_one_two_and_four_processes_have_the_same_losses_weights_queues_and_stat
     hold_the_same(runs, worlds)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("dic3l", "moco_v2")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("simclr", "densecl") else pytest.mark.slow)
+        for name in METHODS
+        if name not in ("dic3l", "moco_v2")
+    ],
+)
 def test_baselines_of_two_processes_are_those_of_one(tmp_path, name):
     """Also losses that compare all tiles with one another, though each process holds a part of them."""
     config = override(Config(), [("", {"method.name": name})]).method

@@ -46,7 +46,7 @@ def test_rows_add_up_to_the_step_and_what_runs_beside_it_is_apart():
     rows = dict(re.findall(r"\| ([^|]+?) \| ([\d.]+) \|", "\n".join(lines)))
     assert {name: float(value) for name, value in rows.items()} == {
         "query": 15.0, "backward": 25.0, "other": 10.0, "a step": 50.0,
-        "beside it: copy": 10.0, "beside it: all-reduce": 4.0,
+        "beside it: copy": 10.0, "beside it: all-reduce (gradients, counts, statistics)": 4.0,
     }  # fmt: skip
 
 

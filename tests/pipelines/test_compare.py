@@ -33,7 +33,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("compare") / "sim"
-    simulate(root, scenes=4, size=256, looks=4.0, seed=1)
+    simulate(root, scenes=3, size=256, looks=4.0, seed=1)
     build([str(root / "scenes")], root / "corpus", BuildConfig(tile_size=64, val_share=0.0), 0)
     return root
 
@@ -41,15 +41,15 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_method_is_trained_once_and_probed_on_each_task(simulated, tmp_path, monkeypatch):
     tasks = [Task("land", simulated), Task("roads", simulated, classes="other=0+1+2,road=3")]
     config = resolve("smoke", options=SMALL)
-    arguments = (simulated / "corpus", tmp_path / "out", ["dic3l", "simclr", "moco_v2"], tasks, config)
-    result = compare(*arguments, seeds=2, pixels=500)
+    arguments = (simulated / "corpus", tmp_path / "out", ["dic3l", "simclr"], tasks, config)
+    result = compare(*arguments, seeds=2, pixels=300)
     runs = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
-    assert runs == [f"{name}-{seed}" for name in ("dic3l", "moco_v2", "simclr") for seed in (0, 1)]
+    assert runs == [f"{name}-{seed}" for name in ("dic3l", "simclr") for seed in (0, 1)]
     for run in runs:
         line = json.loads((tmp_path / "out" / "runs" / run / "metrics.jsonl").read_text().splitlines()[-1])
         assert line["step"] == 2  # the same budget
     rows = [row for row in result["rows"] if row["task"] == "land"]
-    assert {"random weights", "majority class", "dic3l", "simclr", "moco_v2"} <= {row["name"] for row in rows}
+    assert {"random weights", "majority class", "dic3l", "simclr"} <= {row["name"] for row in rows}
     for row in rows:
         if row["probe"] != "-":
             assert len(row["miou"]["values"]) == 2
@@ -65,7 +65,7 @@ def test_each_method_is_trained_once_and_probed_on_each_task(simulated, tmp_path
     steps = []
     monkeypatch.setattr(module, "evaluate", lambda *a, **k: steps.append(k) or json.loads(
         (a[2] / "evaluation.json").read_text()))  # fmt: skip
-    again = compare(*arguments, seeds=2, pixels=500)
+    again = compare(*arguments, seeds=2, pixels=300)
     assert again["rows"] == result["rows"] and len(steps) == 2
     for run in runs:
         assert len((tmp_path / "out" / "runs" / run / "metrics.jsonl").read_text().splitlines()) == 1
