@@ -82,7 +82,7 @@ def alone(config: Config, there: torch.device, steps: int) -> float:
 
 
 def plainly(corpus: Corpus, shape: Shape, config: Config, there: torch.device, steps: int) -> float:
-    """Tiles/s of the same step behind as many DataLoader workers that read PNG, when what they made ahead is used up."""
+    """Tiles/s of the same step behind as many DataLoader workers that read PNG, when what they made ahead is gone."""
     workers = config.train.loader_threads
     begun = 2 * workers + 2  # each has two batches made ahead
     tiles = TileReader(corpus, "train", eight_bit=True)
