@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dic3l.config import PRESETS, resolve
+from dic3l.evaluate.tables import cell
 from pipelines.build import build
 from pipelines.evaluate import evaluate
 from pipelines.pretrain import pretrain
@@ -151,19 +152,13 @@ def table(data: DataSet, result: dict[str, Any], weights: dict[str, str], steps:
         if template in weights:
             last = [last_line(Path(template.replace("{seed}", str(seed)))) for seed in range(seeds)]
             health = [f"{sum(line[key] for line in last) / seeds:.3g}" for key in ("feature_std", "effective_rank")]
-        cells = [told(row["miou"]), told(row["gain"]), told(row["knn_miou"]), *health]
+        cells = [cell(row["miou"]), cell(row["gain"]), cell(row["knn_miou"]), *health]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def last_line(run: Path) -> dict[str, Any]:
     return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-
-
-def told(value: dict[str, Any]) -> str:
-    if value["mean"] is None:
-        return "-"
-    return f"{100 * value['mean']:.2f}" + ("" if value["std"] is None else f" ± {100 * value['std']:.2f}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
+from benchmarks.ablation import SCALE
 from dic3l.config import METHODS, resolve
 from pipelines.build import build
 from pipelines.compare import Task, compare, markdown
@@ -25,23 +25,6 @@ from sarsense.simulate import simulate
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 SOURCES = ("ombria-flood/**/BEFORE", "ombria-flood/**/AFTER", "gaofen3-quadpol", "s1-rtc-db", "terramind-rtc/S1RTC")
-SCALE: dict[str, Any] = {
-    # what small views and short runs need (docs/state.md: published views teach nothing so soon), the same for all
-    "method.arch": "resnet18",
-    "method.weights": "random",
-    "method.hidden_dim": 512,
-    "method.bn_groups": 4,
-    "views.crop_size": 96,
-    "views.area": (0.4, 1.0),
-    "views.brightness": 0.2,
-    "views.contrast": 0.2,
-    "boxes.min_side": 24.0,
-    "optim.lr": 0.06,
-    "train.batch_size": 64,
-    "train.log_every": 25,
-    "train.checkpoint_every": 1000,
-    "train.probe_tiles": 0,
-}
 
 
 def main() -> None:

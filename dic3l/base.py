@@ -23,6 +23,10 @@ from dic3l.encoder import Encoder
 from dic3l.errors import CheckpointError
 from dic3l.groups import Division
 from dic3l.profile import span
+from dic3l.queue import KeyQueue
+
+QUEUE = "queue_global"
+"""name of the queue of whole views' keys in what a method holds"""
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,9 @@ class Method(nn.Module):
         return cast(Encoder, self.query.encoder)
 
     @property
-    def queue_filled(self) -> int:
-        """Rows of the queue that hold keys of images; 0 where there is none."""
-        return 0
-
-    def newest_keys(self, count: int) -> Tensor | None:
-        """The last `count` unit vectors, at most, of a queue: (m, D); None where there is none."""
-        return None
+    def queue(self) -> KeyQueue | None:
+        """Of the keys of whole views; None where there is none."""
+        return cast("KeyQueue | None", self.held().get(QUEUE))
 
     def held(self) -> Mapping[str, nn.Module]:
         """What every rank has to hold alike, though it is never sent, by name."""

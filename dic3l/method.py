@@ -28,7 +28,6 @@ from contextlib import nullcontext
 from typing import NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dic3l import distributed
@@ -41,7 +40,7 @@ from dic3l.groups import Division
 from dic3l.losses.contour import contour_contrast
 from dic3l.losses.contrast import info_nce
 from dic3l.losses.instances import cosine_regression
-from dic3l.precision import full_precision
+from dic3l.precision import full_precision, unit
 from dic3l.profile import span
 from dic3l.queue import KeyQueue
 from dic3l.roi import pool_boxes
@@ -91,14 +90,10 @@ class Network(nn.Module):
             with span("roi"):
                 contour = pool_boxes(shallow, points, 1 / STAGE_STRIDE[self.contour_stage])
         return Vectors(
-            _unit(self.global_head(stages[BOX_STAGE].mean((2, 3)))),
-            _unit(self.contour_head(contour)),
+            unit(self.global_head(stages[BOX_STAGE].mean((2, 3)))),
+            unit(self.contour_head(contour)),
             full_precision(box_vectors),
         )
-
-
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(full_precision(x), dim=-1)
 
 
 def key_network(query: N) -> N:
@@ -166,13 +161,6 @@ class DIC3L(Method):
 
     def held(self) -> dict[str, nn.Module]:
         return {"queue_global": self.queue_global, "queue_contour": self.queue_contour, **super().held()}
-
-    @property
-    def queue_filled(self) -> int:
-        return self.queue_global.filled
-
-    def newest_keys(self, count: int) -> Tensor:
-        return self.queue_global.newest(count)
 
     def encode_keys(self, batch: StepBatch) -> Vectors:
         """Keys of all B tiles, in the order of tiles: (B, D), (B, Q, D), (B, P, D), the same on all ranks."""

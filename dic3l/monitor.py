@@ -105,14 +105,14 @@ def health(method: Method, queries: Tensor, keys: Tensor) -> dict[str, float]:
     """
     pairs = distributed.all_gather(torch.cat((queries, keys), dim=1), method.division.counts())
     queries, keys = pairs.chunk(2, dim=1)
-    newest = method.newest_keys(_RANK_SAMPLE)
+    queue = method.queue
     found = {
         "feature_std": feature_std(queries),
-        "effective_rank": effective_rank(queries if newest is None else newest),
+        "effective_rank": effective_rank(queries if queue is None else queue.newest(_RANK_SAMPLE)),
         "alignment": float((queries - keys).double().square().sum(1).mean()),
         "uniformity": uniformity(queries),
     }
-    return found if newest is None else {**found, "queue_filled": method.queue_filled}
+    return found if queue is None else {**found, "queue_filled": queue.filled}
 
 
 def collapsed(rows: Sequence[Mapping[str, Any]], done: int, total: int) -> bool:

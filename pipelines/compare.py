@@ -21,7 +21,7 @@ from typing import Any, get_args
 import dic3l
 from dic3l.config import METHODS, Config, MethodName, override
 from dic3l.errors import ConfigError, Dic3lError
-from dic3l.evaluate.tables import spread_of
+from dic3l.evaluate.tables import cell, spread_of
 from pipelines.evaluate import evaluate
 from pipelines.pretrain import pretrain
 from sarsense.corpus import open_corpus
@@ -186,7 +186,7 @@ def markdown(result: dict[str, Any]) -> str:
             "| --- |" + " ---: |" * (2 + len(shown)),
         ]
         for row in _rows(result, task, probe, fraction):
-            cells = [_told(row["miou"]), _told(row["gain"]), *(_told(row["classes"][name]["iou"]) for name in shown)]
+            cells = [cell(row["miou"]), cell(row["gain"]), *(cell(row["classes"][name]["iou"]) for name in shown)]
             lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
         lines.append("")
         lines += [f"- {note}" for note in result["tasks"][task]["protocol"]["notes"]]
@@ -201,12 +201,6 @@ def _rows(result: dict[str, Any], task: str, probe: str, fraction: float) -> lis
         for row in result["rows"]
         if row["task"] == task and row["probe"] in ("-", probe) and row["fraction"] == fraction
     ]
-
-
-def _told(value: Mapping[str, Any]) -> str:
-    if value["mean"] is None:
-        return "-"
-    return f"{100 * value['mean']:.2f}" + ("" if value["std"] is None else f" ± {100 * value['std']:.2f}")
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

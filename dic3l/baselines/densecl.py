@@ -19,7 +19,7 @@ from dic3l.config import MethodConfig
 from dic3l.encoder import Encoder, projection_head
 from dic3l.groups import Division
 from dic3l.losses.contrast import info_nce
-from dic3l.precision import full_precision
+from dic3l.precision import unit
 from dic3l.queue import KeyQueue
 
 DENSE_WEIGHT = 0.5
@@ -40,7 +40,7 @@ class DenseNetwork(nn.Module):
         """uint8 (n, 1, h, w) -> unit vectors (n, D), those of cells (n, S, D), and their features (n, S, C)."""
         maps = self.encoder(views)[4]
         cells = maps.flatten(2).transpose(1, 2)
-        return _unit(self.global_head(pooled(maps))), _unit(self.dense_head(cells)), _unit(cells)
+        return unit(self.global_head(pooled(maps))), unit(self.dense_head(cells)), unit(cells)
 
 
 def matches(queries: Tensor, keys: Tensor) -> Tensor:
@@ -84,14 +84,3 @@ class DenseCL(Baseline):
 
     def held(self) -> dict[str, nn.Module]:
         return {"queue_global": self.queue_global, "queue_dense": self.queue_dense, **super().held()}
-
-    @property
-    def queue_filled(self) -> int:
-        return self.queue_global.filled
-
-    def newest_keys(self, count: int) -> Tensor:
-        return self.queue_global.newest(count)
-
-
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(full_precision(x), dim=-1)

@@ -57,27 +57,22 @@ class _Coupled(_Instance):
     """The loss is one of all tiles, the same on every rank."""
 
     averaged, coupled = False, True
+    _loss: nn.Module
+    """of projections (B, D) of both views of all tiles: a scalar"""
 
     def part(self, query: nn.Module, views: tuple[Tensor, Tensor], batch: StepBatch, rows: slice) -> Part:
         own = query(*views)
         counts = self.division.counts()
         first, second = (distributed.gather_with_gradient(vectors, counts) for vectors in own)
         with without_autocast(first):
-            loss = self.loss(first, second)
+            loss = self._loss(first, second)
         return Part(loss[None], *own)
-
-    def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        """Of projections (B, D) of all tiles: a scalar."""
-        raise NotImplementedError
 
 
 class SimCLR(_Coupled):
     def __init__(self, config: MethodConfig, seed: int, division: Division) -> None:
         super().__init__(config, seed, division)
         self._loss = lightly(config.name).NTXentLoss(config.temperature)
-
-    def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        return self._loss(first, second)
 
 
 class BarlowTwins(_Coupled):
@@ -90,9 +85,6 @@ class BarlowTwins(_Coupled):
     def network(self, encoder: Encoder, config: MethodConfig) -> InstanceNetwork:
         hidden = config.hidden_dim
         return InstanceNetwork(encoder, Mlp((encoder.channels[4], hidden, hidden, hidden)), None)
-
-    def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        return self._loss(first, second)
 
 
 class BYOL(_Instance):

@@ -21,7 +21,7 @@ from dic3l.config import MethodConfig
 from dic3l.encoder import STAGE_STRIDE, Encoder, projection_head
 from dic3l.groups import Division
 from dic3l.losses.contrast import info_nce
-from dic3l.precision import full_precision
+from dic3l.precision import full_precision, unit
 from dic3l.queue import KeyQueue
 from dic3l.roi import pool_boxes
 
@@ -45,7 +45,7 @@ class RegionNetwork(nn.Module):
         """uint8 (n, 1, h, w) -> unit vectors (n, D), then maps (n, D, h, w) of both stages."""
         stages = self.encoder(views)
         maps = [head(stages[stage]) for head, stage in zip(self.heads, STAGES, strict=True)]
-        return _unit(self.global_head(pooled(stages[4]))), *(full_precision(value) for value in maps)
+        return unit(self.global_head(pooled(stages[4]))), *(full_precision(value) for value in maps)
 
 
 def windows(first: Tensor, second: Tensor, crop: int, side: float) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ class ReSim(Baseline):
         for stage, own, other in zip(STAGES, maps, key_maps, strict=True):
             stride, crop = STAGE_STRIDE[stage], views[0].shape[-1]
             places = windows(batch.query_frames[rows], batch.key_frames[rows], crop, float(CELLS * stride))
-            found, target = (_unit(pool_boxes(m, p, 1 / stride)) for m, p in zip((own, other), places, strict=True))
+            found, target = (unit(pool_boxes(m, p, 1 / stride)) for m, p in zip((own, other), places, strict=True))
             there = ((places[0][..., 2:] - places[0][..., :2]).amin(2) > 0).to(first.dtype)  # no overlap, no window
             contrast = info_nce(
                 found.flatten(0, 1), target.flatten(0, 1), self._negatives(other), self.config.temperature
@@ -109,7 +109,7 @@ class ReSim(Baseline):
     def _negatives(self, maps: Tensor) -> Tensor:
         """Means of windows at all places of all key views: unit vectors (M, D)."""
         means = F.avg_pool2d(maps, min(CELLS, *maps.shape[2:]), stride=1)
-        places = _unit(means.permute(0, 2, 3, 1).flatten(1, 2))  # (n, places, D)
+        places = unit(means.permute(0, 2, 3, 1).flatten(1, 2))  # (n, places, D)
         return distributed.all_gather(places, self.division.counts()).flatten(0, 1)
 
     def remember(self) -> None:
@@ -118,14 +118,3 @@ class ReSim(Baseline):
 
     def held(self) -> dict[str, nn.Module]:
         return {"queue_global": self.queue_global, **super().held()}
-
-    @property
-    def queue_filled(self) -> int:
-        return self.queue_global.filled
-
-    def newest_keys(self, count: int) -> Tensor:
-        return self.queue_global.newest(count)
-
-
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(full_precision(x), dim=-1)

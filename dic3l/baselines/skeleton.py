@@ -24,7 +24,7 @@ from dic3l.encoder import Encoder
 from dic3l.errors import ConfigError
 from dic3l.groups import Division
 from dic3l.method import key_network
-from dic3l.precision import full_precision
+from dic3l.precision import unit
 from dic3l.profile import span
 
 
@@ -120,8 +120,8 @@ class Baseline(Method):
             self.remember()
         return Found(
             torch.stack([part.losses.detach() for part in parts]).sum(0),
-            torch.cat([_unit(part.queries.detach()) for part in parts]),
-            torch.cat([_unit(part.keys.detach()) for part in parts]),
+            torch.cat([unit(part.queries.detach()) for part in parts]),
+            torch.cat([unit(part.keys.detach()) for part in parts]),
         )
 
     @torch.no_grad()
@@ -139,7 +139,3 @@ class Baseline(Method):
 def pooled(maps: Tensor) -> Tensor:
     """(N, C, h, w) -> (N, C)."""
     return maps.mean((2, 3))
-
-
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(full_precision(x), dim=-1)

@@ -7,7 +7,7 @@ per cent in tables.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,23 +188,24 @@ def _tables(result: dict[str, Any]) -> list[_Table]:
     for key in ("knn_miou", "boundary_f1"):
         if all(row[key]["mean"] is None for row in rows):
             del means[key]
-    heads, cells = list(means.values()), [[_cell(row[key]) for key in means] for row in rows]
+    heads, cells = list(means.values()), [[cell(row[key]) for key in means] for row in rows]
     for line in [name for name in classes if name.lower() in LINES]:
         if any(row["classes"][line]["relaxed"]["f1"]["mean"] is not None for row in rows):
             heads.append(f"relaxed F1 {line}")
-            cells = [[*of, _cell(row["classes"][line]["relaxed"]["f1"])] for of, row in zip(cells, rows, strict=True)]
+            cells = [[*of, cell(row["classes"][line]["relaxed"]["f1"])] for of, row in zip(cells, rows, strict=True)]
 
     def table(title: str, heads: list[str], cells: list[list[str]]) -> _Table:
         return _Table(title, [*words, *heads], [a + b for a, b in zip(named, cells, strict=True)], len(words))
 
     tables = [table("", heads, cells)]
     for key, title in (("iou", "IoU"), ("f1", "F1")):
-        by_class = [[_cell(row["classes"][name][key]) for name in classes] for row in rows]
+        by_class = [[cell(row["classes"][name][key]) for name in classes] for row in rows]
         tables.append(table(f"{title} by class", [f"{title} {name}" for name in classes], by_class))
     return tables
 
 
-def _cell(value: dict[str, Any]) -> str:
+def cell(value: Mapping[str, Any]) -> str:
+    """A spread in per cent: mean ± standard deviation."""
     if value["mean"] is None:
         return "-"
     return f"{100 * value['mean']:.2f}" + ("" if value["std"] is None else f" ± {100 * value['std']:.2f}")
