@@ -1048,7 +1048,7 @@ def _evaluate(
         typer.Option(
             help="folder: scenes/ and labels/ (or images/ and masks/) of the same stems; classes: a folder a class; or "
             "of a public set: ombria, sen1floods11, terramind, air-polsar-seg, gaofen, fusar-map, whu-opt-sar, "
-            "dfc2020, roads."
+            "dfc2020, roads; shards: a corpus of `sarsense build --labels`."
         ),
     ] = "folder",
     arch: Annotated[
