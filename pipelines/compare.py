@@ -28,6 +28,8 @@ from sarsense.corpus import open_corpus
 from sarsense.files import atomic_write, write_json
 
 _RANDOM = "random weights"
+_MEASURES = (("miou", "gain", "mIoU"), ("knn_miou", "knn_gain", "kNN mIoU"))
+"""keys of a score and of its difference to random weights, and the score's name"""
 _OPTIONS = ("layout", "classes", "fractions")
 
 
@@ -137,9 +139,11 @@ def _result(
     opened = open_corpus(corpus)
     rows = []
     for task, found in scored.items():
+        of_random = {(r["probe"], r["fraction"]): r["knn_miou"] for r in found["rows"] if _is_random(r)}
         for row in found["rows"]:
-            name = _RANDOM if row["name"].endswith(", random") else row["name"]
-            rows.append({"task": task, **row, "name": name})
+            name = _RANDOM if _is_random(row) else row["name"]
+            base = of_random.get((row["probe"], row["fraction"]))
+            rows.append({"task": task, **row, "name": name, "knn_gain": _difference(row["knn_miou"], base)})
     return {
         "corpus": {"name": opened.name, "digest": opened.digest},
         "methods": list(names),
@@ -155,6 +159,16 @@ def _result(
         "tasks": {task: {"classes": found["classes"], "protocol": found["protocol"]} for task, found in scored.items()},
         "versions": {"dic3l": dic3l.__version__},
     }
+
+
+def _is_random(row: dict[str, Any]) -> bool:
+    return row["name"].endswith(", random")
+
+
+def _difference(scores: dict[str, Any], base: dict[str, Any] | None) -> dict[str, Any]:
+    """Seed by seed; empty where either has none."""
+    pairs = [] if base is None or not scores["values"] else zip(scores["values"], base["values"], strict=True)
+    return spread_of([one - other for one, other in pairs])
 
 
 # --------------------------------------------------------------------------------------------- table and picture
@@ -173,25 +187,37 @@ def markdown(result: dict[str, Any]) -> str:
     lines += [
         f"{length} of {budget['batch_size']} tiles, {budget['arch']}, views of {budget['crop_size']} px, "
         f"{result['seeds']} seeds; corpus {corpus['name']} ({corpus['digest'][:12]}). Per cent, mean "
-        "± standard deviation over seeds; above random: the difference in mIoU to random weights, seed by seed.",
+        "± standard deviation over seeds; above random: the difference to random weights in the score before it, seed "
+        "by seed; kNN: the vote of the nearest fitted pixels, on the same frozen features.",
         "",
     ]
     for task, probe, fraction in columns(result):
         classes = result["tasks"][task]["classes"]
         shown = classes[1:] if len(classes) == 2 else classes
+        scored = _measures(result, task, probe, fraction)
         lines += [
             f"**{task}**, probe {probe}, {fraction:g} % of the labels",
             "",
-            "| features | mIoU | above random | " + " | ".join(f"IoU {name}" for name in shown) + " |",
-            "| --- |" + " ---: |" * (2 + len(shown)),
+            "| features | "
+            + " | ".join(f"{title} | above random" for _, _, title in scored)
+            + "".join(f" | IoU {name}" for name in shown)
+            + " |",
+            "| --- |" + " ---: |" * (2 * len(scored) + len(shown)),
         ]
         for row in _rows(result, task, probe, fraction):
-            cells = [cell(row["miou"]), cell(row["gain"]), *(cell(row["classes"][name]["iou"]) for name in shown)]
+            cells = [cell(row[key]) for score, gain, _ in scored for key in (score, gain)]
+            cells += [cell(row["classes"][name]["iou"]) for name in shown]
             lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
         lines.append("")
         lines += [f"- {note}" for note in result["tasks"][task]["protocol"]["notes"]]
         lines.append("")
     return "\n".join(lines)
+
+
+def _measures(result: dict[str, Any], task: str, probe: str, fraction: float) -> list[tuple[str, str, str]]:
+    """Those of _MEASURES that a table has values of."""
+    rows = _rows(result, task, probe, fraction)
+    return [one for one in _MEASURES if any(row[one[0]]["values"] for row in rows)]
 
 
 def _rows(result: dict[str, Any], task: str, probe: str, fraction: float) -> list[dict[str, Any]]:
@@ -207,23 +233,25 @@ def plot(result: dict[str, Any], path: Path) -> None:
     """mIoU above random weights: a panel a task and probe, a line a contender: mean, spread, and every seed."""
     from matplotlib.figure import Figure
 
-    panels = columns(result)
+    panels = [(*column, gain, title) for column in columns(result) for _, gain, title in _measures(result, *column)]
     names = result["methods"]
     figure = Figure(figsize=(1.5 + 3.2 * len(panels), 1.2 + 0.34 * len(names)), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, (task, probe, fraction) in zip(axes, panels, strict=True):
+    for axis, (task, probe, fraction, gain, title) in zip(axes, panels, strict=True):
         by_name = {row["name"]: row for row in _rows(result, task, probe, fraction)}
         for place, name in enumerate(names):
             if name not in by_name:
                 continue
-            values = [100 * value for value in by_name[name]["gain"]["values"] if value is not None]
+            values = [100 * value for value in by_name[name][gain]["values"] if value is not None]
+            if not values:
+                continue
             told = spread_of(values)
             colour = "tab:orange" if name == "dic3l" else "tab:blue"
             axis.plot(values, [place] * len(values), "o", color=colour, markersize=3, alpha=0.5)
             axis.errorbar(told["mean"], place, xerr=told["std"] or 0.0, fmt="D", color=colour, markersize=5, capsize=3)
         axis.axvline(0, color="grey", linewidth=0.8)
         axis.set_title(f"{task}\n{probe}, {fraction:g} % of labels", fontsize=9)
-        axis.set_xlabel("mIoU above random weights, points", fontsize=8)
+        axis.set_xlabel(f"{title} above random weights, points", fontsize=8)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()

@@ -57,8 +57,11 @@ def test_each_method_is_trained_once_and_probed_on_each_task(simulated, tmp_path
     other = next(row for row in rows if row["name"] == "random weights")
     gains = [a - b for a, b in zip(own["miou"]["values"], other["miou"]["values"], strict=True)]
     assert own["gain"]["values"] == pytest.approx(gains)
+    by_seed = zip(own["knn_miou"]["values"], other["knn_miou"]["values"], strict=True)
+    assert own["knn_gain"]["values"] == pytest.approx([a - b for a, b in by_seed])
     text = (tmp_path / "out" / "comparison.md").read_text()
-    assert "**land**" in text and "**roads**" in text and "IoU road |" in text and markdown(result) == text
+    assert "**land**" in text and "**roads**" in text and "IoU road |" in text
+    assert "| mIoU | above random | kNN mIoU | above random |" in text and markdown(result) == text
     with Image.open(tmp_path / "out" / "comparison.png") as picture:
         assert picture.width > 600
     # again: every step and score is there already
