@@ -105,7 +105,7 @@ def test_one_two_and_four_processes_have_the_same_losses_weights_queues_and_stat
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("simclr", "densecl") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "densecl" else pytest.mark.slow)
         for name in METHODS
         if name not in ("dic3l", "moco_v2")
     ],

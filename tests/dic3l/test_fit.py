@@ -53,7 +53,7 @@ def _predict(segmenter: Segmenter, images: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([segment(segmenter, image, CPU).ravel() for image in images])
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("unet", 30), ("segment-linear", 50)])
+@pytest.mark.parametrize(("kind", "steps"), [("unet", 30), pytest.param("segment-linear", 50, marks=pytest.mark.slow)])
 def test_squares_are_learned_from_random_weights(kind: str, steps: int) -> None:
     segmenter = _segmenter(kind)
     told: list[tuple[int, float]] = []

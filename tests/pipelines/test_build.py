@@ -348,6 +348,7 @@ def test_a_worker_that_dies_costs_one_scene_not_the_build():
 # --------------------------------------------------------------------------------------------------- real data
 
 
+@pytest.mark.slow
 def test_every_real_file_is_accounted_for(real_data: Path, tmp_path: Path):
     """Everything under shared/data, by the command line: exit 0, a row a file, no warning of anyone's."""
     out = tmp_path / "corpus"

@@ -194,7 +194,12 @@ def litter(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("number", "group", "code"), [(signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143), (signal.SIGHUP, True, 129)]
+    ("number", "group", "code"),
+    [
+        (signal.SIGTERM, True, 143),
+        pytest.param(signal.SIGTERM, False, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, True, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_build_with_one_line_and_the_same_command_goes_on(
     number: signal.Signals, group: bool, code: int, scenes: Path, reference: Path, tmp_path: Path

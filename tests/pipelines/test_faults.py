@@ -259,6 +259,7 @@ def test_a_merge_waits_for_nobody_either(scenes: Path, tmp_path: Path):
         merge(tmp_path / "a", tmp_path / "b", tmp_path / "corpus", None, "1", 0, Silent())
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_cost_a_scene_a_worker_at_most(scenes: Path, tmp_path: Path):
     assert kill_often(scenes, tmp_path, kills=2, seed=0).total() == 2
 
@@ -272,6 +273,7 @@ def test_forty_kills_at_random_moments(tmp_path: Path):
     assert hit.total() == 40 and min(hit[victim] for victim in VICTIMS) >= 5
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_cluster_is_killed_then_its_scheduler(reference: dict[str, bytes], scenes: Path, tmp_path: Path):
     """The build goes on with the other worker; without a scheduler it ends in a line, within a minute, and goes on
     with a new one."""

@@ -94,6 +94,7 @@ def test_a_build_that_dies_between_uploads_goes_on(
     assert objects(store, out) == content(reference)
 
 
+@pytest.mark.slow
 def test_a_build_killed_for_real_goes_on(scenes, reference, store: ObjectStore, out: RemotePath):
     """kill -9 of all processes once the first shard is up."""
     command = [*SARSENSE, "build", str(scenes), "--out", str(out), "--work", str(out.work), "--workers", "2", *OPTIONS]

@@ -35,7 +35,7 @@ def far(many_shards: Path, store: ObjectStore, request: pytest.FixtureRequest, t
     return found
 
 
-@pytest.mark.parametrize("window", [0, 1])
+@pytest.mark.parametrize("window", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_run_on_a_store_is_the_run_on_the_folder(many_shards, far, store: ObjectStore, tmp_path, window):
     """Also where one request of ten fails, and where the disk holds two shards of six."""
     config = tiny(**SETTINGS, train__window=window)
