@@ -1,0 +1,71 @@
+"""What a person names (a corpus, a tar, a glob, a folder of tars, an address of one of these) -> a table of its tiles.
+
+A corpus has its table. Shards that belong to a corpus are that corpus, narrowed. Tars of other programs are read from
+end to end, once, for a table of what can be known of them (`foreign`).
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from sarsense import remote
+from sarsense.corpus import Corpus, open_corpus
+from sarsense.errors import CorpusError, SettingError
+from sarsense.inspection.foreign import scan_tars
+from sarsense.places import Place, RemotePath, place
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tiles to look at: of a corpus, or of tars that others wrote."""
+
+    name: str
+    corpus: Corpus | None
+    """None: tars of another program"""
+    shards: tuple[str, ...] | None = None
+    """of a corpus: those alone that were named; None: all"""
+    scanned: pa.Table | None = None
+    """of tars of another program: a row a sample"""
+    unknown: tuple[str, ...] = ()
+    """columns of a corpus that these tars say nothing of"""
+
+
+def open_source(named: str | Place) -> Source:
+    """What `named` is. CorpusError where there is nothing to look into, SettingError where a glob finds nothing."""
+    if isinstance(named, str) and re.search(r"[*?[]", named) and not remote.is_remote(named):
+        found = sorted(Path(path) for path in glob.iglob(named, recursive=True) if path.endswith(".tar"))  # noqa: PTH207, of any root
+        if not found:
+            raise SettingError(f"{named}: expected a glob that finds *.tar, found none; in a shell, put it in quotes")
+        return _of_tars(named, found)
+    root = place(named)
+    if root.suffix == ".tar":
+        return _of_tars(str(root), [root])
+    if isinstance(root, Path) and root.is_dir() and not (root / "corpus.json").is_file():
+        found = sorted(root.rglob("*.tar"))
+        if found and not (root / ".build").is_dir():
+            return _of_tars(str(root), found)
+    corpus = open_corpus(root)
+    return Source(corpus.name, corpus)
+
+
+def _of_tars(name: str, tars: Sequence[Place]) -> Source:
+    """A corpus narrowed to its shards where all of them are of one; else what the tars themselves say."""
+    roots = {str(tar.parent.parent) if isinstance(tar, Path) else "" for tar in tars}
+    root = Path(roots.pop()) if len(roots) == 1 and "" not in roots else None
+    if root is not None and (root / "corpus.json").is_file():
+        corpus = open_corpus(root)
+        mine = {shard.path for shard in corpus.shards}
+        wanted = [tar.relative_to(root).as_posix() for tar in tars]  # type: ignore[union-attr]
+        if mine.issuperset(wanted):
+            return Source(f"{corpus.name}, {len(wanted)} of {len(mine)} shards", corpus, tuple(wanted))
+    for tar in tars:
+        if not (tar.is_file() if isinstance(tar, RemotePath) else tar.exists()):
+            raise CorpusError(f"{tar}: no such file; a tar, a glob of tars in quotes, or a corpus expected")
+    table, unknown = scan_tars(tars)
+    return Source(name, None, None, table, unknown)
