@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dic3l.errors import ConfigError
+from dic3l.errors import ConfigError, Dic3lError
 from dic3l.evaluate.backbone import (
+    RESNETS,
     Backbone,
     estimate_batch_statistics,
     imagenet_backbone,
     load_backbone,
     random_backbone,
 )
+from dic3l.evaluate.pyramid import STRIDES
 from pipelines.parts import file_names
 
 MEAN_WINDOWS = (1, 5, 9, 17)
@@ -70,11 +72,13 @@ def contenders(weights: Sequence[Weights], arch: str) -> list[Contender]:
 
 
 def identity(contender: Contender, seed: int) -> str:
-    """What its features depend on: the sha256 of its weights, or the windows. Raises where weights cannot be read."""
+    """What its features depend on: the sha256 of its weights (of timm, and its name: names of weights do not tell its
+    networks apart), or the windows. Raises where weights cannot be read."""
     if contender.backbone is None:
         return f"means of {contender.windows}"
-    found = hashlib.sha256()
-    for name, value in contender.backbone(seed).state_dict().items():
+    backbone = contender.backbone(seed)
+    found = hashlib.sha256(b"" if backbone.arch in RESNETS else backbone.arch.encode())
+    for name, value in backbone.state_dict().items():
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.contiguous().numpy().tobytes())
     return found.hexdigest()
@@ -96,14 +100,24 @@ def _maker(source: str, arch: str) -> Callable[[int], Backbone]:
 
 
 def _statistics_batches(images: Sequence[np.ndarray], seed: int, device: torch.device) -> list[torch.Tensor]:
-    """Batches of single images (uint8 (n, H, W)), drawn evenly from the train places; sizes may differ by place."""
+    """Batches of single images (uint8 (n, H, W)), drawn evenly from the train places; sizes may differ by place.
+
+    One image alone whose last stage is a single cell has no variance: it is left out, if anything else is there.
+    """
     order = np.random.default_rng([seed, 1]).permutation(len(images))
     chosen = [image for index in order for image in images[index]][:STATISTICS_IMAGES]
     by_shape: dict[tuple[int, ...], list[np.ndarray]] = {}
     for image in chosen:
         by_shape.setdefault(image.shape, []).append(image)
-    return [
-        torch.from_numpy(np.stack(same[start : start + _STATISTICS_BATCH])).to(device)
+    batches = [
+        np.stack(same[start : start + _STATISTICS_BATCH])
         for same in by_shape.values()
         for start in range(0, len(same), _STATISTICS_BATCH)
     ]
+    enough = [batch for batch in batches if len(batch) > 1 or max(batch.shape[1:]) > STRIDES[-1]]
+    if not enough:
+        raise Dic3lError(
+            f"the places to fit are of {len(batches)} sizes, none above {STRIDES[-1]} x {STRIDES[-1]} pixels: too "
+            "little for BatchNorm statistics; two places of a size, or a larger one, expected"
+        )
+    return [torch.from_numpy(batch).to(device) for batch in enough]

@@ -88,8 +88,8 @@ def evaluate(
     rivals = contenders(weights, arch)
     # wrong data, probes and weights are refused before the first hour, not after it
     identities = {(rival, seed): identity(rival, seed) for rival in rivals for seed in range(seeds)}
-    for folder in (out, save_models, maps):
-        _require_writable(folder)
+    for option, folder in (("--out", out), ("--save-models", save_models), ("--maps", maps)):
+        _require_writable(option, folder)
     legend = legend_of(labelled.classes, labelled.values)
     desk = Desk(labelled, setting, legend, arch, Parts(out / "parts"), save_models, maps)
     rows: dict[tuple[str, str, float], Row] = {}
@@ -191,12 +191,12 @@ def _device(name: str) -> torch.device:
     return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _require_writable(folder: Path | None) -> None:
+def _require_writable(option: str, folder: Path | None) -> None:
     if folder is None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Dic3lError(f"--out {folder}: cannot be made: {error.strerror}; choose another") from error
+        raise Dic3lError(f"{option} {folder}: cannot be made: {error.strerror}; choose another") from error
     if not os.access(folder, os.W_OK):
-        raise Dic3lError(f"--out {folder}: cannot be written; choose another")
+        raise Dic3lError(f"{option} {folder}: cannot be written; choose another")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 import dic3l
 from dic3l.errors import Dic3lError
-from dic3l.evaluate.data import LabelledPlace
+from dic3l.evaluate.data import Georeference, LabelledPlace
 from dic3l.evaluate.metrics import scores
 from dic3l.evaluate.segmenter import load_segmenter, save_segmenter
 from dic3l.evaluate.tables import finite
@@ -19,8 +19,8 @@ from pipelines.contenders import Contender
 from pipelines.draw import DataSet, Fitted, Tested
 from pipelines.maps import Legend
 from pipelines.parts import Parts, file_names, key_of
-from pipelines.pictures import mark, marked, read_map, write_map, write_picture
-from pipelines.probes import Kind, Outcome, Setting, run_probe, stepwise
+from pipelines.pictures import mark, marked, read_map, unmark, write_map, write_picture
+from pipelines.probes import Kind, Outcome, Setting, fits, run_probe, stepwise
 
 PARTS_FORMAT = 1
 """raised when the same settings give another result"""
@@ -59,18 +59,21 @@ def kept_fit(
     """
     of = _depends_on(desk, kind, features, seed, fitted, tested)
     key, known = key_of(of), desk.parts.load(of)
+    facts = _facts(desk, kind, contender, fraction) | {"part": key}
+    made = key_of({"part": key, "legend": desk.legend.to_json(), "places": _places(desk, tested)})
     model = maps = None
     if desk.save_models is not None and contender.backbone is not None and kind != "knn":
         model = desk.save_models / f"{contender.short}.{kind}-{fraction:g}.seed{seed}.pt"
     if desk.maps is not None and seed == MAPS_SEED and kind != "knn":
         maps = _map_folder(desk.maps, kind, fraction) / contender.short
-    if known is not None and _is_model_of(model, key) and (maps is None or marked(maps, key)):
+    if known is not None and _is_model_of(model, facts) and (maps is None or marked(maps, made)):
         return known
     outcome = run_probe(kind, contender, fitted, tested, desk.setting, seed)
     if model is not None and outcome.segmenter is not None:
-        save_segmenter(model, outcome.segmenter, _facts(desk, kind, contender, fraction, outcome) | {"part": key})
+        save_segmenter(model, outcome.segmenter, facts | {"scores": _scores(outcome)})
     if maps is not None:
-        mark(maps, key, _write_maps(desk, maps, outcome, tested))
+        unmark(maps)
+        mark(maps, made, _write_maps(desk, maps, outcome, tested))
     found = {
         "tally": outcome.tally.to_json(),
         "knn": None if outcome.knn is None else outcome.knn.to_json(),
@@ -89,8 +92,8 @@ def draw_pictures(
     if desk.maps is None or seed != MAPS_SEED or kind == "knn":
         return
     folder = _map_folder(desk.maps, kind, fraction)
-    shown = [rival for rival in rivals if (folder / rival.short).is_dir()]
-    for name, sample in zip(_names(desk, tested), tested.samples, strict=True):
+    shown = [rival for rival in rivals if fits(kind, rival, desk.setting)]
+    for (name, _), sample in zip(_places(desk, tested), tested.samples, strict=True):
         predictions = [(rival.name, read_map(folder / rival.short / f"{name}.tif", desk.legend)) for rival in shown]
         images = list(zip(_image_names(desk, len(sample.images)), sample.images, strict=True))
         write_picture(folder / f"{name}.png", images, sample.labels, predictions, desk.legend)
@@ -114,20 +117,18 @@ def _depends_on(desk: Desk, kind: Kind, features: str, seed: int, fitted: Fitted
     }
 
 
-def _is_model_of(path: Path | None, key: str) -> bool:
-    """Whether no model is asked for, or the one that is there came of this result."""
+def _is_model_of(path: Path | None, facts: Mapping[str, Any]) -> bool:
+    """Whether no model is asked for, or the one that is there came of this result and says the same of itself."""
     if path is None:
         return True
     try:
-        return path.is_file() and load_segmenter(path)[1].get("part") == key
+        return path.is_file() and facts.items() <= load_segmenter(path)[1].items()
     except Dic3lError:
         return False
 
 
-def _facts(desk: Desk, kind: Kind, contender: Contender, fraction: float, outcome: Outcome) -> dict[str, Any]:
-    """What `dic3l predict` has to know of a segmenter, plain values."""
-    found = scores(outcome.tally.confusion)
-    numbers = {"miou": found.miou, "accuracy": found.accuracy, "kappa": found.kappa, "iou": list(found.iou)}
+def _facts(desk: Desk, kind: Kind, contender: Contender, fraction: float) -> dict[str, Any]:
+    """What `dic3l predict` has to know of a segmenter, but for its scores: plain values."""
     return {
         "classes": list(desk.data.classes),
         "values": list(desk.data.values),
@@ -137,23 +138,29 @@ def _facts(desk: Desk, kind: Kind, contender: Contender, fraction: float, outcom
         "fraction": fraction,
         "coding": desk.data.coding.to_json(),
         "polarisations": list(desk.data.polarisations),
-        "scores": finite(numbers),
         "dic3l": dic3l.__version__,
     }
 
 
+def _scores(outcome: Outcome) -> dict[str, Any]:
+    found = scores(outcome.tally.confusion)
+    numbers = {"miou": found.miou, "accuracy": found.accuracy, "kappa": found.kappa, "iou": list(found.iou)}
+    return finite(numbers)
+
+
+def _places(desk: Desk, tested: Tested) -> list[tuple[str, Georeference]]:
+    """Of each map: its name, and where it lies."""
+    places = [desk.data.places[sample.index] for sample in tested.samples]
+    where = [place.georeference if isinstance(place, LabelledPlace) else (None, None) for place in places]
+    return list(zip(file_names([place.name for place in places]), where, strict=True))
+
+
 def _write_maps(desk: Desk, folder: Path, outcome: Outcome, tested: Tested) -> list[str]:
     """Names of the files written."""
-    names = [f"{name}.tif" for name in _names(desk, tested)]
-    for name, sample, prediction in zip(names, tested.samples, outcome.maps, strict=True):
-        place = desk.data.places[sample.index]
-        georeference = place.georeference if isinstance(place, LabelledPlace) else (None, None)
-        write_map(folder / name, prediction, desk.legend, georeference)
-    return names
-
-
-def _names(desk: Desk, tested: Tested) -> list[str]:
-    return file_names([desk.data.places[sample.index].name for sample in tested.samples])
+    places = _places(desk, tested)
+    for (name, georeference), prediction in zip(places, outcome.maps, strict=True):
+        write_map(folder / f"{name}.tif", prediction, desk.legend, georeference)
+    return [f"{name}.tif" for name, _ in places]
 
 
 def _image_names(desk: Desk, count: int) -> list[str]:

@@ -55,5 +55,8 @@ def file_names(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for number, name in enumerate(names):
         plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-_NAME_LETTERS:].strip("-") or "unnamed"
-        found.append(plain if plain not in found else f"{plain}-{number}")
+        other = plain
+        while other in found:
+            other, number = f"{plain}-{number}", number + len(names)
+        found.append(other)
     return found

@@ -60,6 +60,12 @@ def read_map(path: Path, legend: Legend) -> np.ndarray:
     return numbers[values]
 
 
+def unmark(folder: Path) -> None:
+    """Say that maps in a folder are about to be made anew: until `mark`, they are of no result."""
+    if known := _marked(folder):
+        write_json(folder / _MARK, known | {"of": None})
+
+
 def mark(folder: Path, key: str, names: Sequence[str]) -> None:
     """Say that the maps in a folder are whole: their files, and of which result they are. Those that an earlier mark
     names and this one does not are removed."""
@@ -69,8 +75,9 @@ def mark(folder: Path, key: str, names: Sequence[str]) -> None:
 
 
 def marked(folder: Path, key: str) -> bool:
-    """Whether the maps in a folder are whole, and of this result."""
-    return _marked(folder).get("of") == key
+    """Whether the maps in a folder are whole, all there, and of this result."""
+    known = _marked(folder)
+    return known.get("of") == key and all((folder / name).is_file() for name in known.get("maps", ()))
 
 
 def _marked(folder: Path) -> dict[str, Any]:

@@ -16,19 +16,24 @@ from torchvision import models
 
 from cli import dic3l_app
 from dic3l.errors import ConfigError, Dic3lError
+from dic3l.evaluate.backbone import random_backbone
 from dic3l.evaluate.data import IGNORED
 from dic3l.evaluate.fit import FitConfig
 from dic3l.evaluate.metrics import confusion
 from dic3l.evaluate.segmenter import load_segmenter, segment
 from dic3l.evaluate.tables import latex, markdown
 from pipelines.build import build
+from pipelines.companions import CompanionFiles
+from pipelines.contenders import contenders, identity, ready_backbone
 from pipelines.evaluate import evaluate
-from pipelines.labelled import LAYOUTS, folder_data
+from pipelines.labelled import LAYOUTS, folder_data, labelled_data
+from pipelines.parts import file_names
 from pipelines.pictures import legend_of, read_map
 from pipelines.probes import KINDS
 from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
 from sarsense.errors import SarsenseError
+from sarsense.raster import open_raster
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
 from tests.conftest import write_raster
@@ -100,6 +105,21 @@ def test_what_a_mask_band_hides_is_no_data_for_the_probe_too(simulated: Path, tm
     (tmp_path / "labels" / name).write_bytes((simulated / "labels" / name).read_bytes())
     images, _ = folder_data(tmp_path, None, None).places[0].read()
     assert not images[:, 40:90, 30:70].any() and images[:, :40].all()
+
+
+def test_a_labelled_corpus_of_other_ranges_than_the_encoders_is_refused(
+    simulated: Path, corpus_path: Path, tmp_path: Path
+) -> None:
+    """Else the encoder would be given codes that mean other dB than those it was trained on."""
+    encoder, config = open_corpus(corpus_path), BuildConfig(tile_size=128, val_share=0.0)
+    files = [str(simulated / f"scenes/sim-00{i}.tif") for i in (1, 2)]
+    labels = CompanionFiles(labels=simulated / "labels")
+    build(files, tmp_path / "own", config, workers=0, companions=labels)
+    with pytest.raises(ConfigError, match=r"mean other dB than those of --corpus.*--stats-from"):
+        labelled_data(tmp_path / "own", "shards", encoder, None)
+    assert labelled_data(tmp_path / "own", "shards", None, None).places[0].seen is None
+    build(files, tmp_path / "same", config, workers=0, companions=labels, stats_from=encoder.root)
+    assert labelled_data(tmp_path / "same", "shards", encoder, None).places[0].seen is not None
 
 
 def test_the_table_holds_every_contender(simulated: Path, corpus_path: Path, tmp_path: Path) -> None:
@@ -356,6 +376,73 @@ def test_maps_and_models_that_are_missing_or_of_another_result_are_made(
     assert len(list(folder.glob("*.tif"))) == 1
     _quick(data, out, test_share=0.5, **kept)
     assert len(list(folder.glob("*.tif"))) == 2 == len(json.loads((folder / "made.json").read_text())["maps"])
+
+
+def test_maps_and_models_follow_what_classes_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out = _pictures(tmp_path / "data", 4), tmp_path / "out"
+    kept: dict[str, Any] = {"maps": tmp_path / "maps", "save_models": tmp_path / "models"}
+    _quick(data, out, classes="a=0,b=255", **kept)
+    done = _count(monkeypatch)
+    _quick(data, out, classes="low=0,high=255+7", **kept)
+    assert len(done) == 3
+    (path,) = (tmp_path / "models").iterdir()
+    assert load_segmenter(path)[1]["classes"] == ["low", "high"]
+    (found,) = (tmp_path / "maps/segment-linear-100/pixel-values").glob("*.tif")
+    with open_raster(str(found)) as (dataset, _):
+        assert json.loads(dataset.tags()["CLASSES"]) == {"0": "low", "255": "high"}
+    done.clear()
+    found.unlink()
+    _quick(data, out, classes="low=0,high=255+7", **kept)
+    assert done == [("segment-linear", "pixel values")] and found.is_file()
+
+
+def test_maps_that_were_made_anew_in_part_are_of_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out, maps = _pictures(tmp_path / "data", 6), tmp_path / "out", tmp_path / "maps"
+    result = _quick(data, out, maps=maps)
+    made = [path.read_bytes() for path in sorted(maps.rglob("*.tif"))]
+
+    def stopped(path: Path, *rest: Any) -> None:
+        path.write_bytes(b"of the other fit")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.fits.write_map", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            _quick(data, out, maps=maps, balanced=True)
+    assert _quick(data, out, maps=maps) == result
+    assert [path.read_bytes() for path in sorted(maps.rglob("*.tif"))] == made
+
+
+def test_a_picture_shows_maps_of_this_evaluation_alone(tmp_path: Path) -> None:
+    data, maps = _pictures(tmp_path / "data", 4), tmp_path / "maps"
+    _quick(data, tmp_path / "out", maps=maps)
+    (picture,) = (maps / "segment-linear-100").glob("*.png")
+    before = Image.open(picture).width  # image, truth, three contenders
+    fit = FitConfig(steps=1, batch_size=2, crop=32)
+    _quick(data, tmp_path / "out", maps=maps, finetune=True, fit=fit)  # which pixel values have no part in
+    assert Image.open(picture).width == before * 3 // 5 + 3
+
+
+def test_files_of_several_names_are_several_files() -> None:
+    assert file_names(["p-2", "p", "p", "p@2"]) == ["p-2", "p", "p-6", "p-2-3"]
+
+
+def test_networks_of_timm_whose_weights_have_the_same_names_are_told_apart(tmp_path: Path) -> None:
+    torch.save(models.resnet18(weights=None).state_dict(), tmp_path / "w.pt")
+    of = [contenders([("w", tmp_path / "w.pt")], arch)[-1] for arch in ("resnet18", "resnet18.tv_in1k")]
+    one, other = (contender.backbone(0) for contender in of if contender.backbone is not None)
+    assert one.network.state_dict().keys() == other.network.state_dict().keys() and one.multiple != other.multiple
+    assert identity(of[0], 0) != identity(of[1], 0)
+
+
+def test_a_lone_chip_of_one_cell_does_not_end_the_fit(tmp_path: Path) -> None:
+    """The corner of a scene of 544 pixels is a window of 32, of which BatchNorm can take no variance."""
+    chips = [np.random.default_rng(n).integers(0, 256, (1, 32, 32), np.uint8) for n in range(17)]
+    device = torch.device("cpu")
+    some = ready_backbone(lambda seed: random_backbone("resnet18", seed), chips, 0, device)
+    assert torch.isfinite(some(torch.from_numpy(chips[0]))[-1]).all()
+    with pytest.raises(Dic3lError, match="too little for BatchNorm statistics"):
+        ready_backbone(lambda seed: random_backbone("resnet18", seed), chips[:1], 0, device)
 
 
 @pytest.mark.parametrize("kind", ["segment-linear", "fcn"])
