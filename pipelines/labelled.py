@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import shapely
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from dic3l.errors import ConfigError, Dic3lError
 from dic3l.evaluate.data import (
+    IGNORED,
     Georeference,
     LabelledImage,
     LabelledPlace,
@@ -35,7 +37,7 @@ from pipelines.labelled_corpus import corpus_places
 from sarsense.catalogue import Stated
 from sarsense.corpus import Corpus, open_corpus
 from sarsense.errors import SceneError
-from sarsense.raster import open_raster, pixel_window
+from sarsense.raster import masked_rows, open_raster, pixel_window
 
 WINDOW = 512
 """side of the windows, at most, that a scene is evaluated in"""
@@ -112,17 +114,34 @@ def labelled_data(root: Path, layout: str, corpus: Corpus | None, classes: Codes
 
 
 def _of_shards(labelled: Corpus, corpus: Corpus | None, classes: Codes | None) -> LabelledData:
-    """The tiles of a labelled corpus, coded as it is; `corpus` tells what ground an encoder has seen."""
+    """The tiles of a labelled corpus, coded as it is, which has to be as `corpus` is, whose encoder is probed; that
+    tells besides what ground it has seen."""
     if classes is not None:
         raise ConfigError(f"--classes: {labelled.root} names its classes; the option is for label rasters")
     places, codes = corpus_places(labelled, corpus)
     coding = coding_of(labelled)
+    if corpus is not None:
+        _refuse_other_coding(labelled, coding, coding_of(corpus))
     names = sorted(set(labelled.tiles(columns=["polarisation"])["polarisation"].to_pylist()))
     polarisations = tuple(names[0].split("+")) if len(names) == 1 else ()
     values = tuple(members[0] for members in codes.values())
     return LabelledData(
         places, list(codes), f"{', '.join(names)}; {coding.told()}, / 255", coding, polarisations, values
     )
+
+
+def _refuse_other_coding(labelled: Corpus, mine: Coding, theirs: Coding) -> None:
+    """ConfigError where the same backscatter has other codes in two corpora."""
+
+    def ranges(coding: Coding) -> dict[str, tuple[float, float]]:
+        return {name: (bounds["lo_db"], bounds["hi_db"]) for name, bounds in coding.groups.items()}
+
+    same = (mine.normalization, mine.content) == (theirs.normalization, theirs.content)
+    if not (same and ranges(mine).items() <= ranges(theirs).items()):
+        raise ConfigError(
+            f"{labelled.root}: its codes ({mine.told()}) mean other dB than those of --corpus ({theirs.told()}); build "
+            "the labelled corpus with --stats-from that corpus and its --content, or leave --corpus out"
+        )
 
 
 def folder_data(root: Path, corpus: Corpus | None, classes: Codes | None) -> LabelledData:
@@ -194,7 +213,7 @@ def _places(
     for number, (place, scenes) in enumerate(zip(found.places, members, strict=True)):
         if (block := ground.blocks[number]) is None:
             continue
-        _check_grid(place.labels, scenes[0])
+        _check_labels(place.labels, scenes[0], found.colours is not None)
         for window in _windows(*scenes[0].shape[1:]):
             whole = (int(window.height), int(window.width)) == scenes[0].shape[1:]
             name = place.name if whole and shapes[number] is None else f"{place.name}@{window.row_off}+{window.col_off}"
@@ -257,14 +276,22 @@ def _windows(height: int, width: int) -> list[Window]:
 def _classes_of(labels: Sequence[Path]) -> dict[str, tuple[int, ...]]:
     """The classes that label rasters name in their CLASSES tag (JSON, code to name), else the values they hold that are
     neither their no-data value nor negative."""
+    names: dict[int, str] = {}
+    for path in labels:
+        for value, name in _named(path).items():
+            if names.setdefault(value, name) != name:
+                raise Dic3lError(
+                    f"{path}: value {value} is {name!r} in its CLASSES tag, {names[value]!r} in others; one name for a "
+                    "value expected, or name classes by --classes"
+                )
+    if names:
+        return {name: tuple(v for v, same in names.items() if same == name) for name in names.values()}
     found: set[int] = set()
     for path in labels:
         if path.suffix.lower() == ".png":
             found |= set(np.unique(read_grey(path)).tolist())
             continue
         with _open_labels(path) as dataset:
-            if named := dataset.tags().get("CLASSES"):
-                return {name: (int(code),) for code, name in json.loads(named).items()}
             values = np.unique(dataset.read(1)).tolist()
             found |= {int(value) for value in values if value != dataset.nodata and value >= 0}
     if not 2 <= len(found) <= 100:
@@ -272,6 +299,24 @@ def _classes_of(labels: Sequence[Path]) -> dict[str, tuple[int, ...]]:
             f"{labels[0].parent}: {len(found)} distinct label values; from 2 to 100 expected, or name them by --classes"
         )
     return {str(value): (value,) for value in sorted(found)}
+
+
+def _named(path: Path) -> dict[int, str]:
+    """What the CLASSES tag of a label raster says; Dic3lError where it cannot be meant so."""
+    with _open_labels(path) as dataset:
+        text, nodata = dataset.tags().get("CLASSES"), dataset.nodata
+    try:
+        named = {int(value): str(name) for value, name in json.loads(text or "{}").items()}
+    except (ValueError, AttributeError) as error:
+        raise Dic3lError(
+            f'{path}: {{"value": "name"}} expected in its CLASSES tag, in JSON, {str(text)[:60]!r} found'
+        ) from error
+    if nodata in named:
+        raise Dic3lError(
+            f"{path}: its no-data value {nodata:g} is class {named[int(nodata)]!r} of its CLASSES tag; take one of the "
+            "two back, or name classes by --classes"
+        )
+    return named
 
 
 @contextmanager
@@ -294,7 +339,11 @@ def _label_reader(
         if path.suffix.lower() == ".png":
             return map_labels(read_grey(path)[rows, columns], codes)
         with _open_labels(path) as dataset:
-            return map_labels(dataset.read(1, window=window), codes)
+            classes = map_labels(dataset.read(1, window=window), codes)
+            masked = masked_rows(dataset, 1, rows.start, rows.stop)
+        if masked is not None:
+            classes[masked[:, columns]] = IGNORED
+        return classes
 
     return read
 
@@ -303,10 +352,16 @@ def _sides(window: Window) -> tuple[tuple[float, float], tuple[float, float]]:
     return (window.row_off, window.height), (window.col_off, window.width)
 
 
-def _check_grid(labels: Path, scene: CodedScene) -> None:
-    """Dic3lError where labels are not on the grid of their scene, to a hundredth of a pixel."""
+def _check_labels(labels: Path, scene: CodedScene, coloured: bool) -> None:
+    """Dic3lError where labels are not on the grid of their scene, to a hundredth of a pixel, or are a picture in colour
+    whose first band would pass for classes."""
     with _open_labels(labels) as raster:
         shape, crs, transform = raster.shape, raster.crs, raster.transform
+        in_colour = ColorInterp.red in raster.colorinterp
+    if in_colour and not coloured:
+        raise Dic3lError(
+            f"{labels}: one band of class numbers expected, a picture in colour found; name its colours in classes.json"
+        )
     same = shape == scene.shape[1:]
     if same and crs is not None and scene.crs is not None and scene.transform is not None:
         step = abs(scene.transform[0]) + abs(scene.transform[1])

@@ -105,6 +105,9 @@ def paired_files(root: Path) -> list[tuple[Path, Path]]:
     files, labelled = _rasters(root / images), _rasters(root / labels)
     if not files:
         raise Dic3lError(f"{root / images}: no image (.tif, .tiff, .png or .jpg)")
+    for path in labelled.values():
+        if path.suffix.lower() in (".jpg", ".jpeg"):
+            raise Dic3lError(f"{path}: JPEG changes label values; PNG or GeoTIFF expected, as the labels were made")
     for stem in sorted(files.keys() ^ labelled.keys()):
         path, other = (files[stem], labels) if stem in files else (labelled[stem], images)
         raise Dic3lError(f"{path}: nothing of this name in {other}; every image needs a label raster, and none more")
@@ -200,6 +203,8 @@ def parse_classes(text: str) -> dict[str, tuple[int, ...]]:
         match = re.fullmatch(r"\s*([\w -]+?)\s*=\s*(\d+(?:\+\d+)*)\s*", part)
         if not match:
             raise ConfigError(f"--classes: 'name=value' or 'name=value+value' expected, '{part.strip()}' found")
+        if match[1] in classes:
+            raise ConfigError(f"--classes: each name once expected, '{match[1]}' found twice; join values by +")
         classes[match[1]] = tuple(int(value) for value in match[2].split("+"))
     values = [value for members in classes.values() for value in members]
     if len(set(values)) != len(values) or len(classes) < 2:
@@ -248,4 +253,9 @@ def read_grey(path: Path) -> np.ndarray:
 
 
 def _rasters(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in RASTERS}
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in RASTERS):
+        if path.stem in found:
+            raise Dic3lError(f"{path}: {found[path.stem].name} is there too; one raster of a name expected")
+        found[path.stem] = path
+    return found

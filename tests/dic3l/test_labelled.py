@@ -184,7 +184,7 @@ def test_classes_are_parsed_and_values_mapped() -> None:
     assert map_labels(values, classes).tolist() == [[IGNORED, 0, 1], [1, IGNORED, 0]]
 
 
-@pytest.mark.parametrize("text", ["water", "water=1", "water=1,land=1+2", "=1,b=2", "water=x,land=2"])
+@pytest.mark.parametrize("text", ["water", "water=1", "water=1,land=1+2", "=1,b=2", "water=x,land=2", "a=1,b=2,a=3"])
 def test_odd_classes_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--classes"):
         parse_classes(text)
@@ -203,4 +203,10 @@ def test_images_and_labels_must_pair(tmp_path: Path) -> None:
     assert paired_files(tmp_path) == [(tmp_path / "images/a.png", tmp_path / "masks/a.png")]
     _grey(tmp_path / "images/b.png", 1)
     with pytest.raises(Dic3lError, match=r"b\.png: nothing of this name in masks"):
+        paired_files(tmp_path)
+    _grey(tmp_path / "masks/b.jpg", 1)
+    with pytest.raises(Dic3lError, match=r"b\.jpg: JPEG changes label values"):
+        paired_files(tmp_path)
+    _grey(tmp_path / "masks/b.png", 1)
+    with pytest.raises(Dic3lError, match=r"b\.png: b\.jpg is there too"):
         paired_files(tmp_path)

@@ -268,6 +268,54 @@ def test_label_values_without_a_class_are_no_data_and_negatives(tmp_path: Path) 
     np.testing.assert_array_equal(data.places[0].read()[1], data.places[0].read_labels())  # type: ignore[misc]
 
 
+def _tagged(root: Path, *tags: str, **settings: Any) -> Path:
+    """Scenes with labels 0, 1, 2, 3 in columns, and these CLASSES tags."""
+    for n, tag in enumerate(tags):
+        at = _at(500_000 + 100_000 * n)
+        write_raster(root / f"scenes/{n}_VV.tif", _db((32, 32), n), units=("dB",), transform=at)
+        values = np.tile(np.arange(4, dtype=np.uint8), (32, 8))
+        write_raster(root / f"labels/{n}_VV.tif", values, transform=at, tags={"CLASSES": tag}, **settings)
+    return root
+
+
+def test_names_of_the_labels_hold_for_all_rasters_and_join_values(tmp_path: Path) -> None:
+    data = labelled_data(_tagged(tmp_path, '{"0": "land", "1": "water"}', '{"2": "land"}'), "folder", None, None)
+    assert data.classes == ["land", "water"] and data.values == (0, 1)
+    for place in data.places:
+        assert place.read()[1][0, :4].tolist() == [0, 1, 0, IGNORED]
+
+
+def test_names_that_contradict_each_other_or_no_data_are_refused(tmp_path: Path) -> None:
+    _tagged(tmp_path / "other", '{"0": "land", "1": "water"}', '{"0": "water", "1": "land"}')
+    with pytest.raises(Dic3lError, match=r"1_VV\.tif: value 0 is 'water' .* 'land' in others"):
+        labelled_data(tmp_path / "other", "folder", None, None)
+    assert labelled_data(tmp_path / "other", "folder", None, {"a": (0,), "b": (1,)}).classes == ["a", "b"]
+    _tagged(tmp_path / "json", "water, land")
+    with pytest.raises(Dic3lError, match=r'0_VV\.tif: .*"value": "name".*water, land'):
+        labelled_data(tmp_path / "json", "folder", None, None)
+    _tagged(tmp_path / "nodata", '{"0": "land", "1": "water"}', nodata=0)
+    with pytest.raises(Dic3lError, match=r"0_VV\.tif: its no-data value 0 is class 'land'"):
+        labelled_data(tmp_path / "nodata", "folder", None, None)
+
+
+def test_what_a_mask_inside_the_labels_hides_is_ignored(tmp_path: Path) -> None:
+    data = labelled_data(_tagged(tmp_path, '{"0": "a", "1": "b"}'), "folder", None, None)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(tmp_path / "labels/0_VV.tif", "r+") as dataset,
+    ):
+        dataset.write_mask(np.arange(32 * 32).reshape(32, 32) >= 32)
+    labels = data.places[0].read()[1]
+    assert (labels[0] == IGNORED).all() and labels[1, :3].tolist() == [0, 1, IGNORED]
+
+
+def test_a_picture_in_colour_is_no_map_of_classes_by_its_first_band(tmp_path: Path) -> None:
+    _tagged(tmp_path, "{}")
+    write_raster(tmp_path / "labels/0_VV.tif", [np.tile(np.arange(4, dtype=np.uint8), (32, 8))] * 3, transform=_at(5e5))
+    with pytest.raises(Dic3lError, match=r"0_VV\.tif: .*in colour found; name its colours in classes\.json"):
+        labelled_data(tmp_path, "folder", None, None)
+
+
 def test_layouts_are_named(tmp_path: Path) -> None:
     assert all(text and "\n" not in text for text in LAYOUTS.values()) and "classes" in LAYOUTS
     for name in ("classes", "nothing"):
