@@ -129,12 +129,11 @@ def markdown(result: dict[str, Any]) -> str:
     lines: list[str] = []
     for table in _tables(result):
         rule = "|" + " --- |" * table.words + " ---: |" * (len(table.heads) - table.words)
-        rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in table.cells]
         lines += [
             *([f"**{table.title}**", ""] if table.title else []),
-            f"| {' | '.join(table.heads)} |",
+            _md_row(table.heads),
             rule,
-            *rows,
+            *(_md_row(cells) for cells in table.cells),
             "",
         ]
     notes = [f"- {text}" for text in _notes(result)]
@@ -163,11 +162,16 @@ _ESCAPES = {
     "ρ": "$\\rho$",
 }
 _ESCAPES |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": "$|$"}
+_ESCAPES |= {sign: f"{{{sign}}}" for sign in "[*"}  # at the beginning of a row or note they would be LaTeX's own
 
 
 def escaped(text: str) -> str:
     """Text as LaTeX would print it."""
     return "".join(_ESCAPES.get(letter, letter) for letter in text)
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _tex_row(cells: Sequence[str]) -> str:

@@ -74,6 +74,11 @@ def test_markdown_shows_the_numbers_in_per_cent_and_every_note() -> None:
     assert "within 3 px" in text
 
 
+def test_a_bar_in_the_name_of_a_class_makes_no_column() -> None:
+    table = markdown(_result(["wet|dry", "road"])).split("**IoU by class**")[1].splitlines()
+    assert table[2] == "| features | IoU wet\\|dry | IoU road |"
+
+
 def test_columns_that_nobody_has_are_left_out_and_those_that_differ_are_shown() -> None:
     text = markdown(_result(["other", "Road"], (1.0, 100.0)))
     heads, _, first, *_ = _cells(text)
@@ -92,6 +97,7 @@ def test_latex_is_escaped_and_its_rows_are_as_wide_as_its_columns() -> None:
         rows = [line for line in body.splitlines() if line.endswith("\\\\")]
         assert len(rows) == 3
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
+    assert escaped("[a]*") == "{[}a]{*}"  # `\\\\` takes a star and what is in brackets after it, on the next line too
     assert escaped("a\\b~^") == "a\\textbackslash{}b\\textasciitilde{}\\textasciicircum{}"
 
 
