@@ -92,6 +92,16 @@ class Coding:
 AS_THEY_ARE = Coding("none")
 
 
+def bounds_of(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """The dB of codes 1 and 255 of each group."""
+    return {name: (bounds["lo_db"], bounds["hi_db"]) for name, bounds in groups.items()}
+
+
+def of_pictures(groups: Mapping[str, Any]) -> bool:
+    """Whether groups are those of a corpus of 8-bit pictures, which were coded, not taken as they are."""
+    return any(name.endswith("/display") for name in groups)
+
+
 @dataclass
 class _Held:
     """The rows that were read last, of whichever scene of a data set: of one alone, or thousands would fill memory."""

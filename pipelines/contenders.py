@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from dic3l.checkpoint import find, load
 from dic3l.errors import ConfigError, Dic3lError
 from dic3l.evaluate.backbone import (
     RESNETS,
@@ -20,7 +22,9 @@ from dic3l.evaluate.backbone import (
     random_backbone,
 )
 from dic3l.evaluate.pyramid import STRIDES
+from pipelines.coding import Coding, bounds_of, of_pictures
 from pipelines.parts import file_names
+from sarsense.files import read_json
 
 MEAN_WINDOWS = (1, 5, 9, 17)
 """sides of the windows of the stronger baseline without a network: what despeckling alone brings"""
@@ -57,10 +61,7 @@ def contenders(weights: Sequence[Weights], arch: str) -> list[Contender]:
         (means, None, MEAN_WINDOWS),
         (f"{arch}, random", lambda seed: random_backbone(arch, seed), ()),
     ]
-    for given in dict.fromkeys(weights):
-        label, source = given if isinstance(given, tuple) else (f"{arch}, {given}", given)
-        if str(source) != "random":
-            rows.append((label, _maker(str(source), arch), ()))
+    rows += [(label, _maker(source, arch), ()) for label, source in _given(weights, arch)]
     names = [name for name, _, _ in rows]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"weights: a name for each row of the table expected, '{twice[0]}' found twice")
@@ -69,6 +70,46 @@ def contenders(weights: Sequence[Weights], arch: str) -> list[Contender]:
         Contender(name, short, make, windows, random=number == 2)
         for number, ((name, make, windows), short) in enumerate(zip(rows, named, strict=True))
     ]
+
+
+def coded_otherwise(weights: Sequence[Weights], arch: str, seeds: int, coding: Coding) -> list[str]:
+    """A note for each of `weights` that is known to be trained on a corpus of other dB ranges than images are coded by
+    here: it sees codes that mean something else to it."""
+    notes = []
+    for label, source in _given(weights, arch):
+        for path in dict.fromkeys(Path(source.replace(SEED, str(seed))) for seed in range(seeds)):
+            known = _trained_on(path)
+            if known is not None and _differ(coding, known["groups"]):
+                notes.append(
+                    f"{label}: trained on corpus {known['name']} ({known['digest'][:12]}), whose dB ranges are not "
+                    "those of the input here; --corpus takes them"
+                )
+                break
+    return notes
+
+
+def _differ(coding: Coding, groups: Mapping[str, Any]) -> bool:
+    """Whether codes mean other values than to an encoder of a corpus of these groups."""
+    if coding.normalization == "none":
+        return of_pictures(groups)
+    return not bounds_of(coding.groups).items() <= bounds_of(groups).items()
+
+
+def _given(weights: Sequence[Weights], arch: str) -> list[tuple[str, str]]:
+    """Name and source of each of `weights` once, but for the random network."""
+    named = [one if isinstance(one, tuple) else (f"{arch}, {one}", one) for one in dict.fromkeys(weights)]
+    return [(label, str(source)) for label, source in named if str(source) != "random"]
+
+
+def _trained_on(path: Path) -> dict[str, Any] | None:
+    """`CorpusFacts` of a run, or of what `dic3l export` wrote beside a file; None: not known."""
+    if path.is_dir():
+        return load(find(path)).corpus
+    try:
+        known = read_json(path.with_suffix(".json"))["corpus"]
+        return known if {"name", "digest", "groups"} <= known.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def identity(contender: Contender, seed: int) -> str:

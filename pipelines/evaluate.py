@@ -21,7 +21,7 @@ from dic3l.evaluate.data import official_split, split_places, take_fraction
 from dic3l.evaluate.fit import FitConfig
 from dic3l.evaluate.metrics import Tally, scores
 from dic3l.evaluate.tables import Row, finite, latex, markdown, summary
-from pipelines.contenders import Contender, Weights, contenders, identity
+from pipelines.contenders import Contender, Weights, coded_otherwise, contenders, identity
 from pipelines.draw import draw_fitted, draw_tested, open_data
 from pipelines.fits import Desk, draw_pictures, kept_fit
 from pipelines.parts import Parts
@@ -90,6 +90,9 @@ def evaluate(
     identities = {(rival, seed): identity(rival, seed) for rival in rivals for seed in range(seeds)}
     for option, folder in (("--out", out), ("--save-models", save_models), ("--maps", maps)):
         _require_writable(option, folder)
+    otherwise = coded_otherwise(weights, arch, seeds, labelled.coding)
+    for note in otherwise:
+        progress(f"note: {note}")
     legend = legend_of(labelled.classes, labelled.values)
     desk = Desk(labelled, setting, legend, arch, Parts(out / "parts"), save_models, maps)
     rows: dict[tuple[str, str, float], Row] = {}
@@ -123,6 +126,7 @@ def evaluate(
         "rows": [summary(one, labelled.classes, _random_of(one, rows, rivals)) for one in rows.values()],
         "versions": {"dic3l": dic3l.__version__, "torch": torch.__version__},
     }
+    result["protocol"]["notes"] += otherwise
     result = finite(result)
     write_json(out / "evaluation.json", result)
     for name, text in (("evaluation.md", markdown(result)), ("evaluation.tex", latex(result))):

@@ -31,7 +31,7 @@ from dic3l.evaluate.data import (
 )
 from dic3l.evaluate.layouts import CLASS_FOLDERS_HELP, Codes, Colour, SetFiles, class_folders
 from dic3l.evaluate.layouts import LAYOUTS as _FOUND_BY
-from pipelines.coding import AS_THEY_ARE, SMALLEST, CodedScene, Coding, coded_scenes, coding_of
+from pipelines.coding import AS_THEY_ARE, SMALLEST, CodedScene, Coding, bounds_of, coded_scenes, coding_of, of_pictures
 from pipelines.ground import footprint, ground_of, train_ground
 from pipelines.labelled_corpus import corpus_places
 from sarsense.catalogue import Stated
@@ -132,12 +132,8 @@ def _of_shards(labelled: Corpus, corpus: Corpus | None, classes: Codes | None) -
 
 def _refuse_other_coding(labelled: Corpus, mine: Coding, theirs: Coding) -> None:
     """ConfigError where the same backscatter has other codes in two corpora."""
-
-    def ranges(coding: Coding) -> dict[str, tuple[float, float]]:
-        return {name: (bounds["lo_db"], bounds["hi_db"]) for name, bounds in coding.groups.items()}
-
     same = (mine.normalization, mine.content) == (theirs.normalization, theirs.content)
-    if not (same and ranges(mine).items() <= ranges(theirs).items()):
+    if not (same and bounds_of(mine.groups).items() <= bounds_of(theirs.groups).items()):
         raise ConfigError(
             f"{labelled.root}: its codes ({mine.told()}) mean other dB than those of --corpus ({theirs.told()}); build "
             "the labelled corpus with --stats-from that corpus and its --content, or leave --corpus out"
@@ -173,8 +169,8 @@ def labelled_images(root: Path, corpus: Corpus | None) -> LabelledImages:
 def _coding(images: Sequence[Path], corpus: Corpus | None) -> Coding | None:
     """None: to be measured."""
     known = None if corpus is None else coding_of(corpus)
-    of_pictures = known is not None and any(name.endswith("/display") for name in known.groups)
-    return AS_THEY_ARE if _is_picture(images[0]) and not of_pictures else known
+    coded = known is not None and of_pictures(known.groups)
+    return AS_THEY_ARE if _is_picture(images[0]) and not coded else known
 
 
 def _is_picture(path: Path) -> bool:

@@ -506,6 +506,27 @@ def test_weights_have_labels_and_a_file_for_each_seed(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_weights_of_a_corpus_of_other_ranges_are_told(simulated: Path, corpus_path: Path, tmp_path: Path) -> None:
+    """`dic3l export` writes beside weights what corpus they were trained on."""
+    corpus = open_corpus(corpus_path)
+    torch.save(models.resnet18(weights=None).state_dict(), tmp_path / "w.pt")
+    facts = {"name": "mine", "digest": corpus.digest, "groups": corpus.manifest["groups"]}
+    (tmp_path / "w.json").write_text(json.dumps({"corpus": facts}))
+    ours: dict[str, Any] = {"weights": [("ours", tmp_path / "w.pt")]}
+    told: list[str] = []
+    result = _quick(simulated, tmp_path / "out", **ours, progress=told.append)
+    note = f"ours: trained on corpus mine ({corpus.digest[:12]}), whose dB ranges are not those of the input here"
+    assert any(note in line for line in told) and any(note in line for line in result["protocol"]["notes"])
+    same = _quick(simulated, tmp_path / "out", **ours, corpus=corpus_path)
+    assert not any("trained on corpus" in line for line in same["protocol"]["notes"])
+    pictures = _quick(_pictures(tmp_path / "data", 4), tmp_path / "out", **ours)  # 8 bits, whose dB nobody knows
+    assert not any("trained on corpus" in line for line in pictures["protocol"]["notes"])
+    facts["groups"] = {"unknown/unknown/b1/display": next(iter(facts["groups"].values()))}
+    (tmp_path / "w.json").write_text(json.dumps({"corpus": facts}))
+    pictures = _quick(tmp_path / "data", tmp_path / "out", **ours)  # as they are, and were coded for the encoder
+    assert any("trained on corpus" in line for line in pictures["protocol"]["notes"])
+
+
 def test_the_datas_own_split_is_used_where_it_is_asked_for(tmp_path: Path) -> None:
     data = _pictures(tmp_path / "data", 5)
     (data / "split.csv").write_text("name,split\n0,train\n1,train\n2,val\n3,test\n4,train\n")
