@@ -30,15 +30,15 @@ _SLIVER = 1e-3
 class Ground:
     """Where the scenes of a data set lie, one entry a scene."""
 
-    footprints: list[shapely.Polygon | None]
+    footprints: list[shapely.Geometry | None]
     blocks: list[str | None]
     """None: left out, since it lies on the border of two blocks"""
     splits: list[Split | None]
     """the set's own, without the places whose ground a later part of it has too (test before val before train)"""
 
 
-def footprint(scene: CodedScene) -> shapely.Polygon | None:
-    """Bounds in longitude and latitude; None where the scene is not placed."""
+def footprint(scene: CodedScene) -> shapely.Geometry | None:
+    """Bounds in longitude and latitude, -180 to 180; None where the scene is not placed."""
     if scene.crs is None:
         return None
     _, height, width = scene.shape
@@ -49,11 +49,15 @@ def footprint(scene: CodedScene) -> shapely.Polygon | None:
     else:
         points = [GroundControlPoint(row=row, col=col, x=x, y=y) for row, col, x, y in scene.gcps]
         west, south, east, north = array_bounds(height, width, from_gcps(points))
-    return shapely.box(*transform_bounds(CRS.from_user_input(scene.crs), "EPSG:4326", west, south, east, north))
+    west, south, east, north = transform_bounds(CRS.from_user_input(scene.crs), "EPSG:4326", west, south, east, north)
+    if west <= east:
+        return shapely.box(west, south, east, north)
+    # across 180 degrees: what lies on each side of it
+    return shapely.union(shapely.box(west, south, 180.0, north), shapely.box(-180.0, south, east, north))
 
 
 def ground_of(
-    footprints: Sequence[shapely.Polygon | None], named: Sequence[str | None], splits: Sequence[Split | None]
+    footprints: Sequence[shapely.Geometry | None], named: Sequence[str | None], splits: Sequence[Split | None]
 ) -> Ground:
     """Blocks of scenes: the same for those that share what `named` says or that touch on the ground, directly or
     through others.
@@ -79,7 +83,7 @@ def train_ground(corpus: Corpus) -> shapely.STRtree:
     return shapely.STRtree(shapely.from_wkb([value for value in table["footprint"].to_pylist() if value is not None]))
 
 
-def _pairs(footprints: Sequence[shapely.Polygon | None]) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(footprints: Sequence[shapely.Geometry | None]) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the scenes of each pair that meets, in both orders."""
     placed = np.array([i for i, shape in enumerate(footprints) if shape is not None], np.int64)
     shapes = np.array([shape for shape in footprints if shape is not None], object)
@@ -106,7 +110,7 @@ def _joined(count: int, named: Sequence[str | None], first: np.ndarray, second: 
     return [root(i) for i in range(count)]
 
 
-def _cells(shapes: Sequence[shapely.Polygon | None]) -> list[str | None]:
+def _cells(shapes: Sequence[shapely.Geometry | None]) -> list[str | None]:
     """The cell of each scene in a grid of squares whose side is that of `_CELL` scenes; None: it lies in two."""
     bounds = shapely.bounds(np.array(shapes, object))
     sides = np.median(bounds[:, 2:] - bounds[:, :2], axis=0) * _CELL
@@ -115,7 +119,7 @@ def _cells(shapes: Sequence[shapely.Polygon | None]) -> list[str | None]:
     return [f"cell {a[0]}-{a[1]}" if (a == b).all() else None for a, b in zip(low, high, strict=True)]
 
 
-def _on_one_side(footprints: Sequence[shapely.Polygon | None], splits: Sequence[Split | None]) -> list[Split | None]:
+def _on_one_side(footprints: Sequence[shapely.Geometry | None], splits: Sequence[Split | None]) -> list[Split | None]:
     rank = {"train": 0, "val": 1, "test": 2, None: -1}
     found = list(splits)
     if not any(splits):

@@ -228,7 +228,7 @@ def _places(
     return places
 
 
-def _seen(corpus: Corpus | None, shapes: Sequence[shapely.Polygon | None]) -> list[bool | None]:
+def _seen(corpus: Corpus | None, shapes: Sequence[shapely.Geometry | None]) -> list[bool | None]:
     """Whether a corpus has train tiles on each footprint; None: not known."""
     if corpus is None:
         return [None] * len(shapes)
