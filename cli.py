@@ -247,6 +247,13 @@ def _build(
     exclude_near: Annotated[
         Path | None, typer.Option(help="GeoJSON of the ground of evaluation sets: tiles near it are left out.")
     ] = None,
+    exclude: Annotated[
+        Path | None,
+        typer.Option(
+            help="List of tiles and scenes to leave out: CSV of `sarsense shards browse`, or a key, scene or source a "
+            "line."
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -336,7 +343,7 @@ def _build(
             raise typer.BadParameter("of a remote --out; a folder keeps its records itself", param_hint="--work")
         out = place(str(out), work)
     anew = "stats" if refresh_stats else "shards" if reshard else None
-    companions = CompanionFiles(val_region, val_scenes, exclude_near, labels)
+    companions = CompanionFiles(val_region, val_scenes, exclude_near, labels, exclude)
     count = default_workers() if workers is None else workers
     if dry_run:
         _print_plan(sources, out, config, count, stats_from, companions, anew is not None, as_json)

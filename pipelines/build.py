@@ -17,6 +17,7 @@ from pipelines.cluster import open_runner
 from pipelines.companions import CompanionFiles, read_companions
 from pipelines.curate import curate
 from pipelines.entries import BuildSummary, Entry, list_entries, nothing_usable, scene_row, summarise
+from pipelines.exclusion import exclude_scenes, unmatched
 from pipelines.growth import confirm, refuse_missing, remember_inputs, settle, settled_digests
 from pipelines.labels import label_all, refuse_contradictions, set_apart
 from pipelines.lock import locked
@@ -74,9 +75,9 @@ def build(
     where nothing can be built.
 
     `out`: a folder, or `places.place` of an address in a bucket; `stats_from`: a corpus whose dB ranges are taken;
-    `companions`: files that decide about splits and evaluation sets; `anew`: make all of a finished corpus anew. The
-    bytes depend on the sources' content, `config`, those files, and what the corpus that grows holds, not on `workers`,
-    on the order of arrival, on the place, or on how often the build was killed.
+    `companions`: files that decide about splits, evaluation sets, what is left out; `anew`: make all of a finished
+    corpus anew. The bytes depend on the sources' content, `config`, those files, and what the corpus that grows holds,
+    not on `workers`, on the order of arrival, on the place, or on how often the build was killed.
     """
     progress = progress or Silent()
     if isinstance(out, Path):
@@ -158,6 +159,8 @@ def _build(
             refuse_missing(out, fresh, anew)
         if beside.labels is not None:
             refuse_contradictions(fresh, base)
+        if beside.exclusion is not None:
+            exclude_scenes(fresh, beside.exclusion)
         scene_duplicates = drop_duplicate_scenes(fresh, settled_digests(base))
         ranges = set_ranges(fresh, config, known)
         note_unfiltered(fresh, config)
@@ -173,7 +176,8 @@ def _build(
     corpus = seal(out, fresh, tiles, duplicates, shards, ranges, config, recorded, beside, base)
     clean(work)
     progress.advance()
-    return summarise(corpus, entries, time.monotonic() - started, already_built=False)
+    nowhere = [] if beside.exclusion is None else unmatched(fresh, beside.exclusion, base)
+    return summarise(corpus, entries, time.monotonic() - started, False, nowhere)
 
 
 def _end_where_expired(entries: list[Entry]) -> None:

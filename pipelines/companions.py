@@ -1,4 +1,5 @@
-"""Files that decide about a corpus beside its sources: a region or scenes that are val, ground of evaluation sets."""
+"""Files that decide about a corpus beside its sources: a region or scenes that are val, ground of evaluation sets,
+lists of what is left out."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 from sarsense.config import BuildConfig
 from sarsense.dedup.leakage import Evaluation, read_evaluation
 from sarsense.errors import SettingError
+from sarsense.exclusion import Exclusion, read_exclusion
 from sarsense.labels import IGNORED, LabelFolder
 from sarsense.splits import read_names, read_region
 
@@ -28,6 +30,8 @@ class CompanionFiles:
     """GeoJSON: footprints of evaluation sets"""
     labels: Path | None = None
     """folder of label rasters: each scene is to have one"""
+    exclude: Path | None = None
+    """text or CSV: tiles and scenes that are left out"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Companions:
     val_scenes: tuple[str, ...] | None = None
     evaluation: Evaluation | None = None
     labels: LabelFolder | None = None
+    exclusion: Exclusion | None = None
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """for corpus.json: name and SHA-256 of each file, by its option; of labels, whose files may become more, the value
     that is ignored: corpora with labels and without differ in their settings, also to versions that know no labels"""
@@ -51,7 +56,9 @@ def read_companions(files: CompanionFiles, config: BuildConfig) -> Companions:
         told = " and ".join(f"--{way.replace('_', '-')}" for way in ways)
         raise SettingError(f"{told}: one way to choose the val tiles expected, {len(ways)} found; leave the others out")
     given = {name: path for name, path in vars(files).items() if path is not None and name != "labels"}
-    region, scenes, near = (given.get(name) for name in ("val_region", "val_scenes", "exclude_near"))
+    region, scenes, near, exclude = (
+        given.get(name) for name in ("val_region", "val_scenes", "exclude_near", "exclude")
+    )
     labels = None if files.labels is None else LabelFolder(files.labels)
     facts: dict[str, dict[str, Any]] = {} if labels is None else {"labels": {"ignored": IGNORED}}
     return Companions(
@@ -59,6 +66,7 @@ def read_companions(files: CompanionFiles, config: BuildConfig) -> Companions:
         None if scenes is None else read_names(scenes),
         None if near is None else read_evaluation(near),
         labels,
+        None if exclude is None else read_exclusion(exclude),
         {**{name: {"name": path.name, "sha256": _sha256(path)} for name, path in sorted(given.items())}, **facts},
     )
 

@@ -1,4 +1,4 @@
-"""Which of the tiles that were cut are in the corpus: split, evaluation sets, duplicates, repeats, flat ground.
+"""Which of the tiles that were cut are in the corpus: lists, split, evaluation sets, duplicates, repeats, flat ground.
 
 In this order, so that what is left out for one reason never stands for what another would drop. Tiles of a corpus that
 grows are settled: they stay, in their split, whatever comes. Of all others, who stays depends on the tiles and the
@@ -18,6 +18,7 @@ from pipelines.acquisitions import Acquisitions, acquisitions
 from pipelines.cluster import Runner
 from pipelines.companions import Companions
 from pipelines.entries import Entry
+from pipelines.exclusion import exclude_tiles
 from pipelines.look import look_alikes
 from pipelines.pool import Pool, pool_of
 from pipelines.stages import Progress
@@ -46,6 +47,8 @@ def curate(
     Of those that do not, each entry counts how many and why.
     """
     cut = [(entry, entry.tiles) for entry in entries if entry.status == "used" and entry.tiles is not None]
+    if companions.exclusion is not None:
+        cut = [(entry, exclude_tiles(entry, table, companions.exclusion)) for entry, table in cut]
     tiles = pa.concat_tables([cut_schema(companions.labels is not None).empty_table(), *(table for _, table in cut)])
     sizes = {
         e.identity: e.scene.width * e.scene.height for e, _ in cut if e.identity is not None and e.scene is not None

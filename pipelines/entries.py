@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from sarsense.sidecars import Consulted
 from sarsense.sources import SourceFile, list_sources, stamps
 
 _VAL_FILES = {"val_region", "val_scenes"}
-CURATED = ("guard", "near_evaluation", "duplicate")
+EXCLUDED = "excluded"
+"""status of a scene, and why a tile is left out, that a list of `--exclude` names"""
+CURATED = ("guard", "near_evaluation", "duplicate", EXCLUDED)
 """why a tile that was cut is not in the corpus"""
 
 
@@ -63,7 +66,9 @@ class Entry:
     follows: bool = False
     """whether its bands are channels of another's tiles"""
     left_out: Counter[str] = field(default_factory=Counter)
-    """its tiles that are not in the corpus for what else is there: guard, near_evaluation, duplicate"""
+    """its tiles that are not in the corpus for what else is there: guard, near_evaluation, duplicate; or excluded"""
+    excluded: list[str] = field(default_factory=list, repr=False)
+    """keys of its tiles that a list excludes"""
 
     def measured_bands(self) -> list[tuple[Band, BandMeasurement]]:
         """Its bands with what was measured of each; none before it was measured, or where it could not be."""
@@ -176,6 +181,8 @@ class BuildSummary:
     scenes_refused: int
     scenes_for_later: int
     """of those refused: could not be fetched, or changed while they were read"""
+    scenes_excluded: int
+    """listed in --exclude"""
     reasons: dict[str, int]
     """a reason without its particulars -> scenes refused for it"""
     tiles: dict[str, int]
@@ -185,7 +192,7 @@ class BuildSummary:
     duplicates: dict[str, int]
     """kind, as in duplicates.parquet -> tiles (of `exact scene`: scenes)"""
     tiles_left_out: dict[str, int]
-    """no_data, flat, guard, near_evaluation, duplicate -> windows that are not in the corpus"""
+    """no_data, flat, guard, near_evaluation, duplicate, excluded -> windows that are not in the corpus"""
     shards: int
     bytes: int
     seconds: float
@@ -193,9 +200,13 @@ class BuildSummary:
     """asked for; None where sensors, scenes or a region are val"""
     already_built: bool
     """the corpus was there and whole; nothing was done"""
+    unmatched: list[str]
+    """what a list of --exclude names that is no tile and no scene; not looked for where nothing was done"""
 
 
-def summarise(corpus: Corpus, entries: list[Entry], seconds: float, already_built: bool) -> BuildSummary:
+def summarise(
+    corpus: Corpus, entries: list[Entry], seconds: float, already_built: bool, unmatched: Sequence[str] = ()
+) -> BuildSummary:
     status = Counter(entry.status for entry in entries)
     reasons = Counter(reason_kind(e.reason) for e in entries if e.status == "refused")
     return BuildSummary(
@@ -207,6 +218,7 @@ def summarise(corpus: Corpus, entries: list[Entry], seconds: float, already_buil
         scenes_used=status["used"],
         scenes_duplicate=status["duplicate"],
         scenes_refused=status["refused"],
+        scenes_excluded=status[EXCLUDED],
         scenes_for_later=reasons[NOT_FETCHED] + reasons[CHANGED],
         reasons=dict(reasons.most_common()),
         tiles=corpus.manifest["splits"],
@@ -218,6 +230,7 @@ def summarise(corpus: Corpus, entries: list[Entry], seconds: float, already_buil
         seconds=round(seconds, 1),
         val_share=_asked_share(corpus),
         already_built=already_built,
+        unmatched=list(unmatched),
     )
 
 
@@ -235,6 +248,8 @@ def nothing_usable(sources: list[str], entries: list[Entry]) -> str:
     refused = [entry for entry in entries if entry.status == "refused"]
     if not refused:
         told = ", ".join(f"{count} {why}" for why, count in left_out(entries).items() if count)
+        if scenes := sum(entry.status == EXCLUDED for entry in entries):
+            told = ", ".join(filter(None, [told, f"{scenes} scenes excluded"]))
         return (
             f"{', '.join(sources)}: no tile left ({told}); --cell-km, --guard-km, --val-share 0 or --dedup change that"
         )

@@ -48,6 +48,8 @@ def build_lines(summary: BuildSummary) -> Iterator[str]:
     )
     for reason, count in summary.reasons.items():
         yield f"    {count} refused: {reason}"
+    if summary.scenes_excluded:
+        yield f"    {summary.scenes_excluded} excluded: listed in --exclude"
     splits = ", ".join(f"{count} {split}" for split, count in sorted(summary.tiles.items()))
     left = ", ".join(f"{count} {why}" for why, count in summary.tiles_left_out.items() if count)
     yield f"  {sum(summary.tiles.values())} tiles ({splits}){'; left out: ' + left if left else ''}"
@@ -57,6 +59,10 @@ def build_lines(summary: BuildSummary) -> Iterator[str]:
     if summary.duplicates:
         told = ", ".join(f"{count} {kind}" for kind, count in summary.duplicates.items())
         yield f"  left out for what else there is: {told} (duplicates.parquet)"
+    if summary.unmatched:
+        what = f"{len(summary.unmatched)} names of --exclude" if len(summary.unmatched) > 1 else "a name of --exclude"
+        told = _few([repr(name[:100]) for name in summary.unmatched])
+        yield f"  warning: {what} that match no tile, scene or source: {told}"
     if not summary.tiles.get("train"):
         yield "  warning: no tile is in train; another --seed, a smaller --cell-km or --val-share 0 changes that"
     elif (note := _val_share_note(summary)) and not summary.already_built:

@@ -152,6 +152,7 @@ SCENE_SCHEMA = pa.schema(
         ("tiles_guard", pa.int32()),
         ("tiles_near_evaluation", pa.int32()),
         ("tiles_duplicate", pa.int32()),
+        ("tiles_excluded", pa.int32()),
         ("notes", pa.list_(_TEXT)),
         ("content_hash", _TEXT),
         ("digest", _TEXT),

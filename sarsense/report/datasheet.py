@@ -276,6 +276,7 @@ def _sources(corpus: Corpus, table: pa.Table) -> str:
         "duplicate": "repeats another file",
         "refused": "could not be taken, for the reasons below",
         "sidecar": "no raster",
+        "excluded": "listed in `--exclude`",
     }
     blocks = [
         "## Sources\n\nEvery file found is in `scenes.parquet`.",
@@ -308,6 +309,7 @@ def _left_out(corpus: Corpus) -> str:
         "guard": "across the border of the splits",
         "duplicate": "repeats another tile",
         "near_evaluation": "near the ground of an evaluation set",
+        "excluded": "listed in --exclude",
     }
     lines = [(words.get(name, plain(name)), f"{n:,}") for name, n in sorted(corpus.manifest["tiles_left_out"].items())]
     text = markdown_table(("reason", "windows"), lines, numbers=True)
