@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ COLOURS = {cover.name.lower(): signature.colour for cover, signature in SIGNATUR
 }
 """of classes by name, RGB; others get hues far from each other"""
 
+_ALIKE = 140
+"""sum of the differences of RGB of two colours that eyes would take for one"""
+
 
 @dataclass(frozen=True)
 class Legend:
@@ -60,13 +64,22 @@ class Legend:
 
 
 def class_colours(names: Sequence[str]) -> list[tuple[int, int, int]]:
-    """RGB of classes: of `COLOURS` where their names are known, else hues a golden section apart."""
-    colours = []
-    for index, name in enumerate(names):
-        rgb = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75 - 0.3 * (index % 2), 0.9)
-        red, green, blue = (round(255 * part) for part in rgb)
-        colours.append(COLOURS.get(name.lower(), (red, green, blue)))
-    return colours
+    """RGB of classes: of `COLOURS` where their names are known, else hues a golden section apart, without those that
+    look like a known one."""
+    known = [COLOURS[name.lower()] for name in names if name.lower() in COLOURS]
+    hues = (colour for colour in map(_hue, count()) if all(_apart(colour, other) for other in known))
+    return [COLOURS[name.lower()] if name.lower() in COLOURS else next(hues) for name in names]
+
+
+def _hue(index: int) -> tuple[int, int, int]:
+    red, green, blue = (
+        round(255 * part) for part in colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75 - 0.3 * (index % 2), 0.9)
+    )
+    return red, green, blue
+
+
+def _apart(colour: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+    return sum(abs(a - b) for a, b in zip(colour, other, strict=True)) > _ALIKE
 
 
 class MapWriter:

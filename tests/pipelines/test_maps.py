@@ -147,3 +147,10 @@ def test_classes_have_colours_of_their_own():
     colours = class_colours(names)
     assert len(set(colours)) == len(names) and all(0 <= part <= 255 for colour in colours for part in colour)
     assert class_colours(["FLOOD"]) == [COLOURS["flood"]]
+    names = ["water", "trees", "flooded vegetation", "crops", "built", "bare", "snow", "clouds", "rangeland"]
+    colours = np.array(class_colours(names))
+    for name, colour in zip(names, colours, strict=True):  # trees were as blue as water
+        if name not in COLOURS:
+            others = colours[[other in COLOURS for other in names]]
+            assert np.abs(others - colour).sum(axis=1).min() > 140
+    assert len(class_colours([*COLOURS, *(f"class {n}" for n in range(200))])) == len(COLOURS) + 200
