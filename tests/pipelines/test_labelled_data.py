@@ -72,9 +72,9 @@ def test_no_ground_is_in_two_blocks_or_on_two_sides(boxes: list[shapely.Polygon]
 
 
 def test_a_scene_across_180_degrees_lies_there_and_not_around_the_earth(tmp_path: Path) -> None:
-    """In UTM zone 1, the first crosses it, the second begins 50 m east of it, the third lies 120 km further east."""
-    for n, east in enumerate((181_900, 182_540, 300_000)):
-        at = {"crs": "EPSG:32701", "transform": _at(east, 8_000_000)}
+    """In UTM zone 1, the first crosses it, the second touches the first, the third lies 120 km further east."""
+    for n, (east, north) in enumerate(((181_900, 8_000_000), (182_540, 8_000_000), (300_000, 8_001_500))):
+        at = {"crs": "EPSG:32701", "transform": _at(east, north)}
         write_raster(tmp_path / f"scenes/{n}_VV.tif", _db((64, 64), n), units=("dB",), **at)
         write_raster(tmp_path / f"labels/{n}_VV.tif", np.tile(np.arange(2, dtype=np.uint8), (64, 32)), **at)
     blocks = [place.block for place in labelled_data(tmp_path, "folder", None, None).places]
