@@ -68,6 +68,10 @@ _CORPUS = typer.Argument(
     parser=_parse_place,
     help="Folder of a finished corpus, or its address: s3:// gs:// az:// https://.",
 )
+_SHARDS = typer.Argument(
+    metavar="CORPUS",
+    help="Folder of a corpus, or its address; a tar, also of another program; a glob of tars, in quotes.",
+)
 _JSON = typer.Option("--json", help="Print JSON for machines.")
 _CALIBRATE_HELP = "Of products with look-up tables (Sentinel-1 SAFE): sigma0, beta0, gamma0; none: digital numbers."
 _BANDS_HELP = "single: a tile is one polarisation; stack: all of --polarisations, in that order (C x H x W)."
@@ -485,25 +489,74 @@ def _describe(
     _say(str(path) for path in export(open_corpus(corpus), out or corpus, croissant, stac))
 
 
+_WHERE = typer.Option(
+    help="Only these tiles: a condition of SQL on columns of tiles.parquet, as \"sensor = 'S1' and enl < 5\"."
+)
+
+
 @shards_app.command("ls")
 def _shards_ls(
-    corpus: Annotated[_Place, _CORPUS],
-    split: Annotated[_Split | None, typer.Option(help="Tiles of one split; default: both.")] = None,
+    source: Annotated[str, _SHARDS],
+    where: Annotated[str | None, _WHERE] = None,
+    sort: Annotated[
+        str | None, typer.Option(help="Columns with commas between, -column for the largest first; or as ORDER BY.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns to list, with commas; all: every one.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Tiles to list; 0: all.")] = 20,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """List tiles: key, shard, place, level."""
-    from sarsense.corpus import open_corpus
+    """List tiles: key, shard, place, level; or any columns, of those that a condition holds for."""
+    from sarsense.inspection.listing import listing
+    from sarsense.inspection.source import open_source
 
-    columns = "key shard split polarisation lon lat datetime mean_db enl valid_fraction".split()
-    table = open_corpus(corpus).tiles(split.value if split else None, columns=columns).select(columns)
-    rows = table.slice(0, limit or len(table)).to_pylist()
+    names, rows, count = listing(open_source(source), where, sort, columns, limit)
     if as_json:
         _print_json(rows)
         return
-    _print_table(columns, [[_cell(row[name]) for name in columns] for row in rows])
-    if len(rows) < len(table):
-        typer.echo(f"{len(rows)} of {len(table)} tiles; --limit 0 lists all")
+    _print_table(names, [[_cell(row[name]) for name in names] for row in rows])
+    if len(rows) < count:
+        typer.echo(f"{len(rows)} of {count:,} tiles; --limit 0 lists all")
+
+
+@shards_app.command("head")
+def _shards_head(
+    source: Annotated[str, _SHARDS],
+    count: Annotated[int, typer.Option("-n", min=1, help="Tiles.")] = 3,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """The first tiles, with everything that is known of them."""
+    from sarsense.inspection.listing import heads
+    from sarsense.inspection.source import open_source
+
+    found = heads(open_source(source), count)
+    if as_json:
+        _print_json(found)
+        return
+    for number, tile in enumerate(found):
+        if number:
+            typer.echo()
+        _print_table([], [[name, _cell(value)] for name, value in tile.items()])
+
+
+@shards_app.command("get")
+def _shards_get(
+    source: Annotated[str, _SHARDS],
+    key: Annotated[str, typer.Argument(help="Key of the tile, as `shards ls` lists it.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help=".png to look at; .npy: as it lies in the shard; .tif: dB, at its place."),
+    ],
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Write a tile to a file: PNG, npy, or GeoTIFF in dB that QGIS opens at its place."""
+    from sarsense.inspection.get import get
+    from sarsense.inspection.source import open_source
+
+    told = get(open_source(source), key, out)
+    if as_json:
+        _print_json({"out": str(out), "key": key, "content": told})
+    else:
+        typer.echo(f"{out}: {told}")
 
 
 @shards_app.command("stats")
@@ -556,20 +609,39 @@ def _shards_show(
 
 
 @shards_app.command("verify")
-def _shards_verify(corpus: Annotated[Path, _CORPUS], as_json: Annotated[bool, _JSON] = False) -> None:
-    """Check every shard and every tile against the corpus' tables, to the bit."""
-    from sarsense.corpus import open_corpus, verify_corpus
+def _shards_verify(
+    source: Annotated[str, _SHARDS],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tables, sizes, and both ends of each shard; no pixels are read.")
+    ] = False,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Check every shard and every tile against the corpus' tables, to the byte."""
+    from pipelines.progress import show_progress
+    from sarsense.errors import CorpusError
+    from sarsense.inspection.source import open_source
+    from sarsense.inspection.text import plain
+    from sarsense.verify import verify_corpus
 
-    opened = open_corpus(corpus)
-    problems = verify_corpus(opened)
+    opened = open_source(source)
+    if opened.corpus is None:
+        # all that can be checked has been: that each is a whole tar
+        raise CorpusError(
+            f"{source}: whole tars, of no corpus that is here: nothing says what should be in them; "
+            "name the corpus, the folder with corpus.json"
+        )
+    checked = [shard for shard in opened.corpus.shards if opened.shards is None or shard.path in opened.shards]
+    with show_progress() as progress:
+        progress.stage("verify", len(checked))
+        problems = verify_corpus(opened.corpus, quick, opened.shards, progress.advance)
     if as_json:
-        _print_json({"problems": problems})
+        _print_json({"problems": [vars(problem) for problem in problems]})
     else:
-        for problem in problems:
-            typer.echo(problem)
-        tiles = sum(shard.tiles for shard in opened.shards)
-        verdict = f"{len(problems)} problems" if problems else "all as written"
-        typer.echo(f"{len(opened.shards)} shards, {tiles} tiles: {verdict}")
+        _say(plain(str(problem), 1000) for problem in problems)
+        tiles = sum(shard.tiles for shard in checked)
+        well = "as they should be, as far as --quick looks" if quick else "all as written"
+        verdict = f"{len(problems)} problems" if problems else well
+        typer.echo(f"{len(checked)} shards, {tiles} tiles: {verdict}")
     if problems:
         raise typer.Exit(1)
 
@@ -609,14 +681,17 @@ def _cell(value: Any) -> str:
 def _print_table(columns: Sequence[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from sarsense.inspection.text import plain
 
     # away from a terminal nothing is cut: a line is as long as it needs to be
     console = Console() if sys.stdout.isatty() else Console(width=1000)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(columns))
     for column in columns:
         table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    for row in rows:  # as Text: what stands in brackets is no markup
+        table.add_row(*(Text(plain(cell)) for cell in row))
     console.print(table)
 
 

@@ -19,9 +19,10 @@ import rasterio
 
 from pipelines.build import build
 from sarsense.config import BuildConfig
-from sarsense.corpus import open_corpus, verify_corpus
+from sarsense.corpus import open_corpus
 from sarsense.places import place
 from sarsense.simulate import simulate
+from sarsense.verify import verify_corpus
 from tests.object_store import object_store
 
 SCENES, SIZE = 4, 2048

@@ -34,7 +34,6 @@ from sarsense.corpus import (
     open_corpus,
     scene_table,
     tile_table,
-    verify_tables,
     write_manifest,
     write_tables,
 )
@@ -43,6 +42,7 @@ from sarsense.files import read_json, write_json
 from sarsense.labels import IGNORED
 from sarsense.places import Place, shard_sizes, work_folder
 from sarsense.shards import Shard
+from sarsense.verify import verify_tables
 
 _NEXT, _MOVING = "next", "moving"
 

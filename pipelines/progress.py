@@ -20,7 +20,7 @@ _PACE_SECONDS = 1.0
 """before a pace is told"""
 _THINGS = {
     "scan": "files", "labels": "scenes", "prepare": "scenes", "measure": "scenes", "cut": "scenes", "shard": "shards",
-    "seal": "corpus",
+    "seal": "corpus", "verify": "shards",
 }  # fmt: skip
 """what the items of a stage are; of others: items"""
 

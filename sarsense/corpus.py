@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 from sarsense.errors import CorpusError
 from sarsense.files import atomic_write, read_json, write_json
 from sarsense.migrations import OLDEST, migrated
-from sarsense.places import Place, place, readable, shard_files, work_folder
-from sarsense.shards import Shard, verify_shard
+from sarsense.places import Place, place, readable, work_folder
+from sarsense.shards import Shard
 
 TABLES = ("tiles.parquet", "scenes.parquet", "duplicates.parquet")
 FORMAT = 3
@@ -322,12 +322,13 @@ def write_tables(root: Place, tiles: pa.Table, scenes: pa.Table, duplicates: pa.
 
 def write_manifest(root: Place, manifest: dict[str, Any], shards: list[Shard]) -> None:
     """corpus.json: its presence says that everything else is there and whole. The tables are there already."""
-    tables = {name: _sha256(root / name) for name in TABLES}
+    tables = {name: file_digest(root / name) for name in TABLES}
     whole = {**manifest, "format": FORMAT, "tables": tables, "shards": [asdict(shard) for shard in shards]}
     write_json(root / "corpus.json", whole)
 
 
-def _sha256(path: Place) -> str:
+def file_digest(path: Place) -> str:
+    """SHA-256 of a file, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -377,47 +378,3 @@ def footprint_wkb(rings: np.ndarray) -> Any:
     import shapely
 
     return shapely.to_wkb(shapely.orient_polygons(shapely.polygons(rings)), byte_order=1)
-
-
-def _verify_table(corpus: Corpus, name: str) -> list[str]:
-    path, expected = corpus.root / name, corpus.manifest.get("tables", {}).get(name, "")
-    if not path.is_file():
-        return [f"{name}: missing"]
-    found = _sha256(path)
-    if found != expected:
-        return [f"{name}: sha256 {found[:12]}..., corpus.json says {expected[:12] or 'nothing'}...: it was changed"]
-    return []
-
-
-def verify_tables(corpus: Corpus) -> list[str]:
-    """What about the tables is not as corpus.json says, as sentences."""
-    return [problem for name in TABLES for problem in _verify_table(corpus, name)]
-
-
-def verify_corpus(corpus: Corpus) -> list[str]:
-    """Everything about a corpus that is not as it was written, as sentences; empty when all is well."""
-    problems = verify_tables(corpus)
-    rows: dict[str, list[dict[str, Any]]] = {shard.path: [] for shard in corpus.shards}
-    for name in sorted(shard_files(corpus.root)):
-        if name not in rows:
-            folder = name.partition("/")[0]
-            problems.append(f"{name}: a file that corpus.json does not name; readers of {folder}/*.tar would take it")
-    try:
-        labels = ["label_offset", "label_hash"] if corpus.labelled else []
-        table = corpus.tiles(columns=["key", "shard", "offset", "content_hash", "split", *labels])
-    except CorpusError as error:
-        return [*problems, f"{error}; no tile could be checked"]
-    for row in table.to_pylist():
-        if row["shard"] in rows:
-            rows[row["shard"]].append(row)
-        else:
-            problems.append(f"tiles.parquet: tile {row['key']} lies in {row['shard']}, which corpus.json does not name")
-    found = identity(table)
-    for name, digest in ((name, found[name]) for name in ("digest", "order_digest")):
-        # of format 2 the digest was that of the order
-        if (expected := corpus.manifest[name]) != digest and not (name == "digest" and corpus.manifest["format"] == 2):
-            problems.append(f"tiles.parquet: its {name} is {digest[:12]}..., corpus.json says {expected[:12]}...")
-    shape = array_shape(corpus.tile_shape)
-    for shard in corpus.shards:
-        problems += verify_shard(corpus.root, shard, rows[shard.path], shape, corpus.dtype)
-    return problems

@@ -8,7 +8,7 @@ from typing import Any
 from sarsense.codes import code_steps
 from sarsense.labels import IGNORED
 
-_NAMES = (
+NAMES = (
     "key scene source band polarisation content group sensor mode datetime row col crs transform lon lat "
     "spacing_x_m spacing_y_m valid_fraction mean_db enl split"
 ).split()
@@ -18,7 +18,7 @@ def description(tile: Mapping[str, Any], bits: int) -> dict[str, Any]:
     """Of a row of tiles.parquet. Of a stack, `channels` and `normalization` are lists in the order of the channels;
     `labels` tells of those of a labelled tile."""
     normalization = [_normalization(channel, bits) for channel in tile["channels"]]
-    base = {name: tile[name] for name in _NAMES}
+    base = {name: tile[name] for name in NAMES}
     if "label_source" in tile:
         base["labels"] = {"source": tile["label_source"], "ignored": IGNORED}
     if len(normalization) == 1:

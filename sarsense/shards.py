@@ -1,4 +1,4 @@
-"""Tar shards: written to the same bytes every time, read by offset through mmap, verified to the bit.
+"""Tar shards: written to the same bytes every time, read by offset through mmap (`sarsense.verify` checks them).
 
 A sample is `{key}.npy` (uint8 or uint16, C x H x W or H x W) followed by `{key}.json`, and, in a labelled corpus, by
 `{key}.labels.npy` (uint8, H x W). Plain USTAR with fixed times, owner and mode: `tar`, Python's `tarfile` and
@@ -13,11 +13,11 @@ import io
 import json
 import mmap
 import tarfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from sarsense.codes import as_8_bit, code_steps
 from sarsense.errors import BadShardError, ShardError
 from sarsense.files import atomic_write
-from sarsense.places import Place, RemotePath, local_copy
+from sarsense.places import Place, RemotePath
 
 if TYPE_CHECKING:
     from sarsense.corpus import Corpus
@@ -92,14 +92,14 @@ def _write(
 
         def write_array(name: str, array: np.ndarray, starts: list[int]) -> None:
             header = npy_header(array.shape, array.dtype)
-            write(_member_header(name, len(header) + array.nbytes), header)
+            write(member_header(name, len(header) + array.nbytes), header)
             starts.append(position)
             write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, _padding(position + array.nbytes))
 
         for key, tile, description, *labels in samples:
             write_array(f"{key}.npy", tile, offsets)
-            text = json.dumps(description, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-            write(_member_header(f"{key}.json", len(text)), text, _padding(len(text)))
+            text = sample_text(description)
+            write(member_header(f"{key}.json", len(text)), text, _padding(len(text)))
             for one in labels:
                 write_array(f"{key}.labels.npy", one, label_offsets)
         write(b"\0" * (2 * tarfile.BLOCKSIZE))  # the end of an archive, filled up to a record
@@ -107,7 +107,15 @@ def _write(
         return Shard(relative, split, len(offsets), position, digest.hexdigest()), offsets, label_offsets
 
 
-def _member_header(name: str, size: int) -> bytes:
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def sample_text(description: dict[str, Any]) -> bytes:
+    """The JSON of a sample: the same bytes for the same description."""
+    return _ENCODER.encode(description).encode()
+
+
+def member_header(name: str, size: int) -> bytes:
     """Of a member of a tar: time 0, owner 0, no names: nothing of this machine or this hour."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
@@ -297,94 +305,6 @@ def _map(path: Place, shard: Shard, cache: ShardCache | None) -> np.ndarray | _R
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except OSError as error:
         raise ShardError(f"{path}: a shard of the corpus cannot be read: {error.strerror or error}") from error
-
-
-def verify_shard(
-    root: Place, shard: Shard, rows: list[dict[str, Any]], shape: tuple[int, ...], dtype: np.dtype
-) -> list[str]:
-    """Everything that is wrong with a shard, as sentences; empty when it is what the corpus says.
-
-    `rows`: the shard's rows of tiles.parquet in order (key, offset, content_hash; of labelled tiles label_offset and
-    label_hash too). Checks size, SHA-256, tar structure, order of keys, array headers, and each tile's own hashes, so
-    that the tile that changed is named.
-    """
-    try:
-        with local_copy(root / shard.path) as path:
-            return _verify_file(path, shard, rows, shape, dtype)
-    except FileNotFoundError:
-        return [f"{shard.path}: missing"]
-
-
-def _verify_file(
-    path: Path, shard: Shard, rows: list[dict[str, Any]], shape: tuple[int, ...], dtype: np.dtype
-) -> list[str]:
-    problems: list[str] = []
-    size = path.stat().st_size
-    if size != shard.bytes:
-        problems.append(f"{shard.path}: {size} bytes, expected {shard.bytes}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != shard.sha256:
-        problems.append(f"{shard.path}: sha256 {digest[:12]}..., expected {shard.sha256[:12]}...")
-    problems += [f"{shard.path}: {problem}" for problem in _verify_members(path, rows, shape, dtype)]
-    return problems
-
-
-def _verify_members(path: Path, rows: list[dict[str, Any]], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[str]:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for row in rows:
-                labelled = "label_hash" in row
-                members = [tar.next() for _ in range(3 if labelled else 2)]
-                found = [member.name for member in members if member is not None]
-                expected = [f"{row['key']}.{kind}" for kind in ("npy", "json", "labels.npy")[: len(members)]]
-                if len(found) < len(expected):
-                    yield f"ends before tile {row['key']}"
-                    return
-                if found != expected:
-                    yield f"tile {row['key']} expected, {_listed(found)} found"
-                    return
-                array, text, *labels = (member for member in members if member is not None)
-                yield from _verify_array(tar, array, row, shape, dtype)
-                try:
-                    json.loads(_member(tar, text))
-                except ValueError:
-                    yield f"tile {row['key']}: its JSON does not parse (byte {text.offset_data})"
-                for one in labels:
-                    yield from _verify_array(tar, one, row, shape[-2:], np.dtype(np.uint8), "label_")
-            if (extra := tar.next()) is not None:
-                yield f"holds {extra.name}, which no tile of the table names"
-    except tarfile.TarError as error:
-        yield f"not a whole tar: {error}"
-
-
-def _verify_array(
-    tar: tarfile.TarFile,
-    array: tarfile.TarInfo,
-    row: dict[str, Any],
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    kind: Literal["", "label_"] = "",
-) -> Iterator[str]:
-    """kind: of the columns, empty or label_."""
-    header, offset, told = npy_header(shape, dtype), row[f"{kind}offset"], "labels" if kind else "pixels"
-    named = f"{'labels of ' if kind else ''}tile {row['key']}"
-    if array.offset_data + len(header) != offset:
-        yield f"{named} at byte {array.offset_data + len(header)}, expected {offset}"
-    data = _member(tar, array)
-    if not data.startswith(header):
-        yield f"{named}: not a {dtype.name} array of shape {shape} (byte {array.offset_data})"
-    elif tile_hash(data[len(header) :]) != row["label_hash" if kind else "content_hash"]:
-        yield f"tile {row['key']}: {told} differ from the table's hash (bytes from {offset})"
-
-
-def _listed(names: list[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(info)
-    return file.read() if file is not None else b""
 
 
 def tile_hash(pixels: bytes | memoryview) -> str:

@@ -20,12 +20,14 @@ from sarsense.errors import CorpusError, SettingError
 from sarsense.inspection.source import Source
 from sarsense.places import local_copy
 
+NUMBERED = "numbered"
 _MEMORY = "400MB"
 
 
 @contextmanager
 def database(source: Source) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with the view `tiles`, in the order of the shards; of a corpus `scenes` and `duplicates`, too.
+    """A database with the view `tiles`, in the order of the shards; of a corpus `scenes` and `duplicates`, too, and
+    NUMBERED, tiles with the number of their row in the table, `file_row_number`.
 
     CorpusError where a table is missing or cannot be read.
     """
@@ -42,6 +44,8 @@ def database(source: Source) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.execute("SET enable_progress_bar=false")
         for name, path in files.items():
             connection.execute(_view(source, name.removesuffix(".parquet"), path))
+            if name == "tiles.parquet":
+                connection.execute(_view(source, "tiles", path, NUMBERED))
         connection.execute("SET lock_configuration=true")
         yield connection
 
@@ -66,7 +70,7 @@ def select(
 def count(source: Source, where: str | None = None) -> int:
     """Rows of tiles for which `where` holds. SettingError."""
     with database(source) as connection:
-        return run(connection, f"SELECT count(*) AS n FROM tiles{_where(where)}", source)["n"][0].as_py()
+        return run(connection, f"SELECT count(*) AS n FROM tiles{condition(where)}", source)["n"][0].as_py()
 
 
 def columns_of(source: Source) -> list[str]:
@@ -96,17 +100,19 @@ def _query(
 ) -> str:
     known = _names(connection)
     wanted = ", ".join(_name(column) for column in (columns or known) if column in known)
-    order = "" if sort is None else f" ORDER BY {_order(sort, known)}"
+    order = "" if sort is None else f" ORDER BY {ordering(sort, known)}"
     page = (f" LIMIT {int(limit)}" if limit else "") + (f" OFFSET {int(offset)}" if offset else "")
-    return f"SELECT {wanted} FROM tiles{_where(where)}{order}{page}"
+    return f"SELECT {wanted} FROM tiles{condition(where)}{order}{page}"
 
 
-def _where(where: str | None) -> str:
+def condition(where: str | None) -> str:
+    """The WHERE of a condition that a user wrote, with a space before; nothing of an empty one."""
     # the line break ends a comment of theirs, which would else take our bracket with it
     return "" if where is None or not where.strip() else f" WHERE ({where}\n)"
 
 
-def _order(sort: str, known: Sequence[str]) -> str:
+def ordering(sort: str, known: Sequence[str]) -> str:
+    """What follows ORDER BY: of `select`'s `sort`."""
     parts = [part.strip() for part in sort.split(",")]
     if all(part.removeprefix("-") in known for part in parts):
         down = [
@@ -142,8 +148,8 @@ def _table(corpus: Corpus, name: str) -> Iterator[Path]:
         raise CorpusError(f"{path}: cannot be read ({reason}); restore it or build the corpus again") from error
 
 
-def _view(source: Source, name: str, path: Path) -> str:
-    """Columns that an older format lacks are null."""
+def _view(source: Source, name: str, path: Path, numbered: str = "") -> str:
+    """Columns that an older format lacks are null. numbered: name of the view that has the numbers of rows, too."""
     assert source.corpus is not None
     lacking = ""
     if name == "tiles":
@@ -153,7 +159,8 @@ def _view(source: Source, name: str, path: Path) -> str:
     narrowed = ""
     if name == "tiles" and source.shards is not None:
         narrowed = f" WHERE shard IN ({', '.join(map(_text, source.shards))})"
-    return f"CREATE VIEW {name} AS SELECT *{lacking} FROM read_parquet({_text(str(path))}){narrowed}"
+    read = f"read_parquet({_text(str(path))}{', file_row_number=true' if numbered else ''})"
+    return f"CREATE VIEW {numbered or name} AS SELECT *{lacking} FROM {read}{narrowed}"
 
 
 def _reason(error: duckdb.Error, connection: duckdb.DuckDBPyConnection, source: Source) -> str:

@@ -11,10 +11,11 @@ import rasterio
 from pipelines.build import build
 from sarsense.codes import decode
 from sarsense.config import BuildConfig
-from sarsense.corpus import Corpus, open_corpus, verify_corpus
+from sarsense.corpus import Corpus, open_corpus
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
 from sarsense.speckle import refined_lee
+from sarsense.verify import verify_corpus
 from tests.conftest import speckled_power, write_raster
 
 SETTINGS = {"tile_size": 64, "shard_mib": 1, "val_share": 0.0}

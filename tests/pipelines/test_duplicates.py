@@ -30,10 +30,11 @@ from pipelines.build import build
 from pipelines.companions import CompanionFiles
 from sarsense.codes import encode
 from sarsense.config import DEDUP_TESTS, BuildConfig
-from sarsense.corpus import Corpus, open_corpus, verify_corpus
+from sarsense.corpus import Corpus, open_corpus
 from sarsense.radiometry import to_db
 from sarsense.shards import TileReader
 from sarsense.simulate import draw_truth, speckled
+from sarsense.verify import verify_corpus
 from tests.conftest import speckled_power
 from tests.pipelines.small import content
 

@@ -18,9 +18,10 @@ from pipelines.build import build
 from pipelines.lock import locked
 from pipelines.merge import merge
 from pipelines.progress import Silent
-from sarsense.corpus import open_corpus, verify_corpus
+from sarsense.corpus import open_corpus
 from sarsense.errors import SarsenseError
 from sarsense.simulate import simulate
+from sarsense.verify import verify_corpus
 from tests.pipelines.chaos import VICTIMS, Build, Cluster, kill_often, litter
 from tests.pipelines.small import CONFIG, content
 

@@ -17,11 +17,12 @@ from pipelines.build import build
 from pipelines.merge import merge
 from pipelines.progress import Silent
 from sarsense.config import BuildConfig
-from sarsense.corpus import Corpus, open_corpus, verify_corpus
+from sarsense.corpus import Corpus, open_corpus
 from sarsense.diff import compare
 from sarsense.errors import CorpusError, SarsenseError
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
+from sarsense.verify import verify_corpus
 from tests.pipelines.small import content
 
 CONFIG = BuildConfig(tile_size=64, val_share=0.3, cell_km=3.0)

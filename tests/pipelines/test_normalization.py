@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 from cli import sarsense_app
 from pipelines.build import build
 from sarsense.config import BuildConfig
-from sarsense.corpus import Corpus, open_corpus, verify_corpus
+from sarsense.corpus import Corpus, open_corpus
 from sarsense.errors import CorpusError, SarsenseError, SettingError
 from sarsense.report import contact_sheet, histogram_figure, statistics_figure
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
 from sarsense.speckle import boxcar
+from sarsense.verify import verify_corpus
 from tests.conftest import speckled_power, write_raster
 
 SETTINGS: dict[str, Any] = {"tile_size": 64, "shard_mib": 1, "val_share": 0.0}

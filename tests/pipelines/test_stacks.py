@@ -13,11 +13,12 @@ import pytest
 
 from pipelines.build import build, scan
 from sarsense.config import BuildConfig
-from sarsense.corpus import open_corpus, verify_corpus
+from sarsense.corpus import open_corpus
 from sarsense.errors import SarsenseError, SettingError
 from sarsense.report import contact_sheet, corpus_statistics, histogram_figure
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
+from sarsense.verify import verify_corpus
 from tests.conftest import speckled_power, write_raster
 
 STACK = BuildConfig(tile_size=64, val_share=0.0, bands="stack", polarisations=("VV", "VH"))

@@ -21,7 +21,8 @@ from sarsense.config import BuildConfig
 from sarsense.errors import SceneError, SettingError
 from sarsense.labels import IGNORED, LabelFile, LabelFolder, LabelRaster, check_labels, open_labels, read_labels
 from sarsense.scene import Scene, describe_scene
-from sarsense.shards import tile_hash, verify_shard, write_labelled_shard, write_shard
+from sarsense.shards import tile_hash, write_labelled_shard, write_shard
+from sarsense.verify import verify_shard
 from tests.conftest import speckled_power, write_raster
 
 SHAPE = (48, 64)
@@ -301,7 +302,7 @@ def test_labels_lie_at_their_offsets_and_any_flipped_bit_of_them_is_found(tmp_pa
     ]  # fmt: skip
 
     def problems() -> list[str]:
-        return verify_shard(tmp_path, shard, rows, TILES.shape[1:], TILES.dtype)
+        return list(map(str, verify_shard(tmp_path, shard, rows, TILES.shape[1:], TILES.dtype)))
 
     assert problems() == []
     whole = bytearray(path.read_bytes())
@@ -313,7 +314,7 @@ def test_labels_lie_at_their_offsets_and_any_flipped_bit_of_them_is_found(tmp_pa
     path.write_bytes(whole)
     rows[2]["label_offset"] += 1
     assert problems() == [
-        f"train/c.tar: labels of tile k-2 at byte {label_offsets[2]}, expected {label_offsets[2] + 1}"
+        f"tiles.parquet: tile k-2: label_offset {label_offsets[2] + 1}, in train/c.tar it is {label_offsets[2]}"
     ]
 
 
@@ -322,11 +323,9 @@ def test_a_shard_that_lacks_labels_or_has_some_too_many_is_told(tmp_path: Path):
     shard, offsets = write_shard(tmp_path, "train/c.tar", "train", plain)
     rows = [{"key": f"k-{n}", "offset": offsets[n], "content_hash": tile_hash(TILES[n].tobytes())} for n in range(5)]
     labelled = [{**row, "label_offset": 0, "label_hash": ""} for row in rows]
-    assert "tile k-0 expected, k-0.npy, k-0.json and k-1.npy found" in " ".join(
-        verify_shard(tmp_path, shard, labelled, TILES.shape[1:], TILES.dtype)
-    )
+    told = list(map(str, verify_shard(tmp_path, shard, labelled, TILES.shape[1:], TILES.dtype)))
+    assert told == [f"train/c.tar: tile k-{n}: k-{n}.labels.npy is missing" for n in range(5)]
     samples = [(key, tile, told, LABELS[0]) for key, tile, told in plain]
     shard, offsets, _ = write_labelled_shard(tmp_path, "train/c.tar", "train", samples)
-    assert "tile k-1 expected, k-0.labels.npy and k-1.npy found" in " ".join(
-        verify_shard(tmp_path, shard, rows, TILES.shape[1:], TILES.dtype)
-    )
+    told = list(map(str, verify_shard(tmp_path, shard, rows, TILES.shape[1:], TILES.dtype)))
+    assert sum("labels.npy, which no tile of the table names" in line for line in told) == 5
