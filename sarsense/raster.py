@@ -52,7 +52,10 @@ def open_raster(path: str) -> Iterator[tuple[Any, list[str]]]:
         with (
             warnings.catch_warnings(),
             # GDAL's helper files (.aux.xml) beside the user's data would be a change of the input
-            rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_PAM_ENABLED="NO", **settings),
+            # its way of reading a PNG at once says nothing where the file ends early, and gives what was in memory
+            rasterio.Env(
+                GDAL_CACHEMAX=_CACHE_BYTES, GDAL_PAM_ENABLED="NO", GDAL_PNG_WHOLE_IMAGE_OPTIM="NO", **settings
+            ),
         ):
             warnings.simplefilter("ignore")  # NotGeoreferencedWarning: Scene.placed says the same
             opened = RemoteRaster(path, collector.messages) if is_remote(path) else rasterio.open(path)
