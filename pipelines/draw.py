@@ -127,6 +127,11 @@ def draw_fitted(places: Sequence[Place], train: Sequence[int], seed: int, pixels
 def draw_tested(places: Sequence[Place], test: Sequence[int], seed: int) -> Tested:
     """Read the test places, and sample the pixels that kNN is tested on."""
     samples = _read(places, test)
+    if not any((sample.labels != IGNORED).any() for sample in samples):
+        raise Dic3lError(
+            f"no labelled pixel in the {len(samples)} places to test of seed {seed}; --classes or the label rasters "
+            "are wrong, or more places have to be tested (--test-share)"
+        )
     share = -(-KNN_PIXELS // len(samples))
     voted = [sample_pixels(one.labels, share, np.random.default_rng([seed, one.index, 1])) for one in samples]
     return Tested(samples, voted, _digest(samples, voted, np.zeros(0, np.int64)))

@@ -174,7 +174,16 @@ def test_a_plain_folder_may_say_its_classes_and_its_splits(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "{", '{"a": 1}', '{"a": 1, "b": 1}', '{"a": 1, "b": "#00"}', '{"a": 1.5, "b": 2}', '{"a": 0, "b": true}'],
+    [
+        "[]",
+        "{",
+        '{"a": 1}',
+        '{"a": 1, "b": 1}',
+        '{"a": 1, "b": "#00"}',
+        '{"a": 1.5, "b": 2}',
+        '{"a": 0, "b": true}',
+        '{"a": 0, "a": 1, "b": 2}',
+    ],
 )
 def test_odd_classes_are_refused_with_their_file(tmp_path: Path, text: str) -> None:
     _touch(tmp_path, ["images/a.png", "masks/a.png"])
@@ -185,12 +194,26 @@ def test_odd_classes_are_refused_with_their_file(tmp_path: Path, text: str) -> N
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("x,train", "no image of the name 'x'"), ("a,fit", "train, val or test"), ("a", "train, val or test")],
+    [
+        ("x,train", "no image of the name 'x'"),
+        ("a,fit", "train, val or test"),
+        ("a", "train, val or test"),
+        ("a.png,test", "is train above, test here"),
+    ],
 )
 def test_odd_splits_are_refused_with_their_line(tmp_path: Path, line: str, message: str) -> None:
     _touch(tmp_path, ["images/a.png", "masks/a.png"])
     (tmp_path / "split.txt").write_text(f"a train\n{line}\n")
     with pytest.raises(Dic3lError, match=rf"split\.txt, line 2: .*{message}"):
+        folder_files(tmp_path)
+
+
+def test_a_split_may_be_what_a_spreadsheet_saves_but_is_text(tmp_path: Path) -> None:
+    _touch(tmp_path, ["images/a.png", "masks/a.png"])
+    (tmp_path / "split.csv").write_bytes("\ufeffname,split\r\na,test\r\n".encode())
+    assert folder_files(tmp_path).places[0].split == "test"
+    (tmp_path / "split.csv").write_bytes("a,test".encode("utf-16"))
+    with pytest.raises(Dic3lError, match=r"split\.csv: text in UTF-8"):
         folder_files(tmp_path)
 
 

@@ -378,6 +378,20 @@ def test_maps_and_models_that_are_missing_or_of_another_result_are_made(
     assert len(list(folder.glob("*.tif"))) == 2 == len(json.loads((folder / "made.json").read_text())["maps"])
 
 
+def test_a_picture_that_ends_early_is_no_picture(tmp_path: Path) -> None:
+    picture = _pictures(tmp_path, 4) / "images/1.png"
+    picture.write_bytes(picture.read_bytes()[:1500])
+    with pytest.raises(SarsenseError, match=r"1\.png: .*truncated or damaged"):
+        _quick(tmp_path, tmp_path / "out")
+
+
+def test_a_seed_that_tests_nothing_is_told(tmp_path: Path) -> None:
+    for mask in sorted((_pictures(tmp_path, 4) / "masks").iterdir())[1:]:
+        Image.fromarray(np.full((64, 64), 9, np.uint8)).save(mask)
+    with pytest.raises(Dic3lError, match="no labelled pixel in the"):
+        _quick(tmp_path, tmp_path / "out", classes="a=0,b=255", seeds=4)
+
+
 def test_maps_and_models_follow_what_classes_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, out = _pictures(tmp_path / "data", 4), tmp_path / "out"
     kept: dict[str, Any] = {"maps": tmp_path / "maps", "save_models": tmp_path / "models"}

@@ -32,7 +32,7 @@ def _classes(path: Path) -> tuple[Codes | None, Mapping[Colour, int] | None]:
     if not path.is_file():
         return None, None
     try:
-        told: Any = json.loads(path.read_text())
+        told: Any = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
         listed = {str(name): value if isinstance(value, list) else [value] for name, value in told.items()}
     except (ValueError, AttributeError) as error:
         raise ConfigError(
@@ -52,6 +52,13 @@ def _classes(path: Path) -> tuple[Codes | None, Mapping[Colour, int] | None]:
     return {name: (number,) for number, name in enumerate(listed)}, colours
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where a name is there twice, of which json would take the last without a word."""
+    if len(names := dict(pairs)) < len(pairs):
+        raise ValueError("a name is there twice")
+    return names
+
+
 def _with_splits(root: Path, places: list[PlaceFiles]) -> list[PlaceFiles]:
     """The places with what split.csv or split.txt says: name, train | val | test, and its block where a third column
     tells it."""
@@ -60,7 +67,12 @@ def _with_splits(root: Path, places: list[PlaceFiles]) -> list[PlaceFiles]:
         return places
     at = {place.name: number for number, place in enumerate(places)}
     found = list(places)
-    for line, text in enumerate(path.read_text().splitlines(), 1):
+    told: dict[int, Split] = {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise Dic3lError(f"{path}: text in UTF-8 expected, found otherwise ({error})") from error
+    for line, text in enumerate(lines, 1):
         cells = [cell.strip() for cell in re.split(r"[,\s]+", text.strip())]
         if cells == [""] or (line == 1 and cells[:2] == ["name", "split"]):
             continue
@@ -70,6 +82,8 @@ def _with_splits(root: Path, places: list[PlaceFiles]) -> list[PlaceFiles]:
         number = at.get(cells[0], at.get(Path(cells[0]).stem))
         if number is None:
             raise Dic3lError(f"{path}, line {line}: no image of the name '{cells[0]}' in the folder")
+        if told.setdefault(number, split) != split:
+            raise Dic3lError(f"{path}, line {line}: '{cells[0]}' is {told[number]} above, {split} here; give one")
         block = cells[2] if len(cells) == 3 else places[number].block
         found[number] = replace(places[number], split=split, block=block)
     return found
