@@ -587,24 +587,44 @@ def _shards_stats(
 
 @shards_app.command("show")
 def _shards_show(
-    corpus: Annotated[_Place, _CORPUS],
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG of the contact sheet.")] = Path("contact-sheet.png"),
+    source: Annotated[str, _SHARDS],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="PNG of the sheet. Default: into a terminal that shows pictures, else contact-sheet.png.",
+        ),
+    ] = None,
+    where: Annotated[str | None, _WHERE] = None,
+    by: Annotated[str | None, typer.Option(help="Set tiles apart by a column: sensor, polarisation, split...")] = None,
+    near: Annotated[str | None, typer.Option(metavar="LON,LAT", help="The tiles nearest to a place.")] = None,
+    outliers: Annotated[
+        bool, typer.Option("--outliers", help="The tiles least like the others of their group.")
+    ] = False,
     footprints: Annotated[Path | None, typer.Option(help="Also write a map of the footprints to this PNG.")] = None,
     count: Annotated[int, typer.Option(help="Tiles on the sheet.")] = 24,
     columns: Annotated[int, typer.Option(help="Tiles a row.")] = 6,
     seed: Annotated[int, typer.Option(help="Another seed shows other tiles.")] = 0,
+    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Draw a contact sheet of tiles spread over groups and scenes."""
-    from sarsense.corpus import open_corpus
-    from sarsense.report import check_picture, contact_sheet, footprint_map
+    """Draw a contact sheet: tiles spread over groups and scenes, near a place, or unlike the others."""
+    from sarsense.inspection.show import show
+    from sarsense.inspection.source import open_source
 
-    opened = open_corpus(corpus)
+    opened = open_source(source)
+    if footprints is not None and opened.corpus is None:
+        raise typer.BadParameter("a corpus expected: of other tars no footprints are known", param_hint="--footprints")
+    shown = show(opened, out, count, columns, seed, where, by, near, outliers, to_terminal=sys.stdout.isatty())
+    if footprints is not None and opened.corpus is not None:
+        from sarsense.report import footprint_map
+
+        footprint_map(opened.corpus, footprints)
+    if as_json:
+        _print_json(shown.to_json())
+        return
+    typer.echo(shown.sequence if shown.path is None else str(shown.path), nl=shown.path is not None)
     if footprints is not None:
-        check_picture(footprints)
-    contact_sheet(opened, out, count=count, columns=columns, seed=seed)
-    typer.echo(str(out))
-    if footprints is not None:
-        footprint_map(opened, footprints)
         typer.echo(str(footprints))
 
 

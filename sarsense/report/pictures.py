@@ -1,33 +1,26 @@
 """The pictures of a corpus's README: a contact sheet, the ranges of its groups, and where on Earth its tiles lie.
 
-Of a large corpus the sheet is chosen among one tile a scene, and the map counts tiles by cell rather than draw half a
-million footprints.
+Of a large corpus the map counts tiles by cell rather than draw half a million footprints.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from sarsense.corpus import Corpus
-from sarsense.places import Place, readable
+from sarsense.inspection.show import show
+from sarsense.inspection.source import Source
+from sarsense.places import Place
 from sarsense.report.footprints import footprint_map
 from sarsense.report.histograms import statistics_figure
 from sarsense.report.picture import DPI, save
-from sarsense.report.sheet import contact_sheet
 
 FOLDER = "datasheet"
 SHEET, RANGES, MAP = (f"{FOLDER}/{name}.png" for name in ("contact-sheet", "ranges", "footprints"))
 LARGE = 20_000
-"""tiles from which on the pictures are made of a part, or of counts"""
-_SAMPLE = 1_000
-_BATCH = 16_384
+"""tiles from which on the map is one of counts"""
 _CELLS = 180
 """cells of the map along the wider side"""
 
@@ -50,42 +43,11 @@ def draw_pictures(corpus: Corpus) -> list[Place]:
     """Draw the pictures into the corpus's folder; the paths written."""
     wanted = pictures_of(corpus)
     large = len(corpus.tiles(columns=["split"])) > LARGE
-    contact_sheet(_Sample(corpus) if large else corpus, corpus.root / SHEET)
+    show(Source(corpus.name, corpus), corpus.root / SHEET)
     statistics_figure(corpus, corpus.root / RANGES)
     if MAP in wanted:
         (_density_map if large else footprint_map)(corpus, corpus.root / MAP)
     return [corpus.root / name for name in wanted]
-
-
-class _Sample(Corpus):
-    """A corpus that shows up to `_SAMPLE` of its tiles: as many groups and scenes as there are, a tile of each."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        super().__init__(corpus.root, corpus.manifest)
-        labels = corpus.tiles(columns=["group", "scene"])
-        pair = [labels[name].combine_chunks().dictionary_encode() for name in ("group", "scene")]
-        number = pair[0].indices.to_numpy().astype(np.int64) * len(pair[1].dictionary) + pair[1].indices.to_numpy()
-        # rows lie in a seeded order that mixes scenes: the first of each is as good as a drawn one
-        first = np.sort(np.unique(number, return_index=True)[1])
-        if len(first) > _SAMPLE:
-            first = first[np.linspace(0, len(first) - 1, _SAMPLE).astype(np.int64)]
-        self._table = _rows(corpus.root / "tiles.parquet", first)
-        self.manifest = {**corpus.manifest, "version": f"{corpus.manifest['version']}, a tile a scene"}
-
-    def tiles(self, split: str | None = None, columns: Any = None) -> pa.Table:
-        table = self._table if columns is None else self._table.select([*dict.fromkeys([*columns, "split"])])
-        return table if split is None else table.filter(pc.field("split") == split)
-
-
-def _rows(path: Place, wanted: np.ndarray) -> pa.Table:
-    """The rows of these ascending numbers, read batch by batch: all columns of all rows would be half a gigabyte."""
-    found, start = [], 0
-    with pq.ParquetFile(readable(path)) as file:
-        for batch in file.iter_batches(_BATCH):
-            inside = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
-            found.append(batch.take(pa.array(inside)))
-            start += len(batch)
-        return pa.Table.from_batches(found, file.schema_arrow)
 
 
 def _density_map(corpus: Corpus, out_png: Place) -> None:

@@ -17,7 +17,9 @@ from pipelines.build import build
 from sarsense.config import BuildConfig
 from sarsense.corpus import Corpus, open_corpus
 from sarsense.errors import CorpusError, SarsenseError, SettingError
-from sarsense.report import contact_sheet, histogram_figure, statistics_figure
+from sarsense.inspection.show import show
+from sarsense.inspection.source import Source
+from sarsense.report import histogram_figure, statistics_figure
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
 from sarsense.speckle import boxcar
@@ -186,7 +188,7 @@ def test_the_codes_of_all_normalisations_can_be_drawn(scenes: Path, tmp_path: Pa
     corpus = _build(scenes, tmp_path / "out", normalization=normalization, content="both", bits=16)
     histogram_figure(corpus, tmp_path / "histogram.png")
     statistics_figure(corpus, tmp_path / "statistics.png")
-    contact_sheet(corpus, tmp_path / "sheet.png", count=6)
+    show(Source(corpus.name, corpus), tmp_path / "sheet.png", count=6)
     for name in ("histogram", "statistics", "sheet"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.width > 600

@@ -15,7 +15,9 @@ from pipelines.build import build, scan
 from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
 from sarsense.errors import SarsenseError, SettingError
-from sarsense.report import contact_sheet, corpus_statistics, histogram_figure
+from sarsense.inspection.show import show
+from sarsense.inspection.source import Source
+from sarsense.report import corpus_statistics, histogram_figure
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
 from sarsense.verify import verify_corpus
@@ -146,7 +148,7 @@ def test_reports_show_every_channel(scenes: Path, tmp_path: Path):
     (group,) = corpus_statistics(corpus)["groups"]
     assert group["group"].count("+") == 1 and len(group["mean_db"]) == len(group["lo_db"]) == 2
     assert group["mean_db"][0] > group["mean_db"][1] + 3  # VV above VH
-    contact_sheet(corpus, tmp_path / "sheet.png", count=4)
+    show(Source(corpus.name, corpus), tmp_path / "sheet.png", count=4)
     histogram_figure(corpus, tmp_path / "histograms.png")
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
     shutil.rmtree(tmp_path / "stack")
