@@ -424,6 +424,7 @@ def _stats(
 
 
 @sarsense_app.command("diff")
+@shards_app.command("diff")
 def _diff(
     a: Annotated[_Place, typer.Argument(metavar="A", parser=_parse_place, help="A finished corpus.")],
     b: Annotated[
