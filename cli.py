@@ -629,6 +629,44 @@ def _shards_show(
         typer.echo(str(footprints))
 
 
+@shards_app.command("browse")
+def _shards_browse(
+    source: Annotated[str, _SHARDS],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any that is free.")] = 0,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; another than loopback lets other machines ask.")
+    ] = "127.0.0.1",
+    flags: Annotated[
+        Path, typer.Option(help="CSV of the tiles and scenes that are flagged, for `sarsense build --exclude`.")
+    ] = Path("flags.csv"),
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the page in a browser.")] = False,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Look through tiles on a local page, and flag those that a build is to leave out. Ctrl-C ends it."""
+    from pipelines.signals import Stopped, stop_signals
+    from sarsense.browse.session import browse, open_page
+
+    try:
+        with stop_signals(), browse(source, host, port, flags) as server:
+            listed = server.desk.flags
+            if as_json:
+                _print_json({"url": server.url, "flags": str(listed.path), "tiles": server.desk.table.total})
+            else:
+                typer.echo(f"{server.desk.source.name}: {server.desk.table.total:,} tiles")
+                typer.echo(f"  {server.url}")
+                typer.echo(f"  flags: {listed.path} ({len(listed.read())} so far); Ctrl-C ends")
+            if not server.loopback:
+                typer.echo(
+                    "  warning: whoever can reach this machine and sees that address can look and flag", err=True
+                )
+            sys.stdout.flush()
+            if not no_open:
+                open_page(server)
+            server.serve_forever(poll_interval=0.1)
+    except Stopped as stop:
+        raise typer.Exit(128 + stop.number) from None
+
+
 @shards_app.command("verify")
 def _shards_verify(
     source: Annotated[str, _SHARDS],
