@@ -20,6 +20,9 @@ from dic3l.evaluate.tables import markdown
 _METRICS = {"miou": "mIoU", "accuracy": "OA", "kappa": "kappa", "mean_f1": "mean F1"}
 """of a row of evaluation.json, mean and deviation over seeds -> their names in the front matter"""
 
+_OF_PIXEL_VALUES = ("/uncalibrated", "/display")
+"""quantities of groups of a corpus that are no backscatter"""
+
 
 @dataclass(frozen=True)
 class ScoreTable:
@@ -34,7 +37,8 @@ class ScoreTable:
 
 
 def read_scores(path: Path, evaluated: Sequence[Path]) -> ScoreTable:
-    """Scores of evaluation.json. `evaluated`: under which of these places the encoder may be a row of it.
+    """Scores of evaluation.json, of `dic3l evaluate` or of a task of `dic3l compare`. `evaluated`: under which of these
+    places the encoder may be a row of it.
 
     Dic3lError where the file is none, or has no row of the encoder: a card must not show the scores of another.
     """
@@ -43,7 +47,7 @@ def read_scores(path: Path, evaluated: Sequence[Path]) -> ScoreTable:
         result = json.loads(content)
         text = markdown(result)
         names = [str(row["name"]) for row in result["rows"]]
-        own = tuple(row for row in result["rows"] if _is_of(row["name"], evaluated))
+        own = tuple(row for row in result["rows"] if _is_of(row["name"], path, evaluated))
     except OSError as error:
         raise Dic3lError(f"--scores {path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -58,11 +62,21 @@ def read_scores(path: Path, evaluated: Sequence[Path]) -> ScoreTable:
     return ScoreTable(f"{path.name}, SHA-256 {hashlib.sha256(content).hexdigest()[:12]}", text.strip(), own)
 
 
-def _is_of(name: str, evaluated: Sequence[Path]) -> bool:
-    """Whether a row, 'arch, weights', is of one of these places; '{seed}' in it stands for a number."""
-    weights = str(Path(name.partition(", ")[2]).absolute())
-    pattern = re.escape(weights).replace(re.escape("{seed}"), r"\d+")
-    return any(re.fullmatch(pattern, str(place.absolute())) for place in evaluated)
+def _is_of(name: str, scores: Path, evaluated: Sequence[Path]) -> bool:
+    """Whether a row is of one of these places: 'arch, weights', or a method of `dic3l compare`, whose OUT/scores/TASK
+    has the scores of OUT/runs/METHOD-SEED. '{seed}' stands for a number."""
+    _, comma, weights = name.partition(", ")
+    tasks = scores.absolute().parent.parent
+    if not comma and tasks.name != "scores":
+        return False
+    place = Path(weights).absolute() if comma else tasks.parent / "runs" / f"{name}-{{seed}}"
+    pattern = re.escape(str(place)).replace(re.escape("{seed}"), r"\d+")
+    return any(re.fullmatch(pattern, str(one.absolute())) for one in evaluated)
+
+
+def _of_several(name: str) -> bool:
+    """Whether a row of the encoder, as `_is_of` found it, is of runs of several seeds."""
+    return "{seed}" in name or ", " not in name
 
 
 def model_card(note: Mapping[str, Any], file: str, parameters: int, settings: str, scores: ScoreTable | None) -> str:
@@ -163,6 +177,8 @@ def _input(note: Mapping[str, Any]) -> str:
             "| --- | ---: | ---: |",
             *(f"| {name} | {bounds['lo_db']:.2f} | {bounds['hi_db']:.2f} |" for name, bounds in sorted(ranges.items())),
         ]
+    if any(name.endswith(_OF_PIXEL_VALUES) for name in groups):
+        lines += ["", "Of `uncalibrated` and `display` (8-bit pictures), dB are those of pixel values, 20 log10."]
     return "\n".join(lines)
 
 
@@ -183,8 +199,9 @@ def _scores(scores: ScoreTable | None) -> str:
             "## Scores\n\nNone were given to the export. `dic3l evaluate` measures them, `dic3l export --scores` puts "
             "them here."
         )
-    names = ", ".join(dict.fromkeys(row["name"] for row in scores.own))
-    return f"## Scores\n\nOf {scores.source}. This encoder: {names}.\n\n{scores.text}"
+    names = list(dict.fromkeys(row["name"] for row in scores.own))
+    several = ", the mean over runs of several seeds, of which this is one" if any(map(_of_several, names)) else ""
+    return f"## Scores\n\nOf {scores.source}. This encoder: {', '.join(names)}{several}.\n\n{scores.text}"
 
 
 def _licence() -> str:

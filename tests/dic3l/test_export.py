@@ -22,6 +22,7 @@ from dic3l.evaluate.tables import Row, summary
 from dic3l.export import CodesEncoder, arch_of, encoder_state, export, network_of, read_encoder, state_digest
 from dic3l.groups import division
 from dic3l.method import DIC3L
+from dic3l.model_card import _input
 from tests.dic3l.test_trainer import CORPUS, run_tiny, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,6 +262,7 @@ def card(path: Path) -> tuple[dict, str]:
 
 def evaluation(path: Path, *names: str) -> Path:
     """As `dic3l evaluate` writes it, of these rows: two seeds, of which the second has 4, 6, ... errors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, name in enumerate(names):
         row = Row(name, "unet", 10.0)
@@ -298,6 +300,38 @@ def test_the_card_takes_its_scores_from_the_evaluation_of_this_run(run, tmp_path
     for name in (f"resnet18, {tmp_path / 'encoder.safetensors'}", f"resnet18, {run.parent}/{{seed}}"):
         named = run if "{seed}" not in name else shutil.copytree(run, run.parent / "7", dirs_exist_ok=True)
         export(named, tmp_path / "encoder.pt", evaluation(scores, name))
+        assert ("of which this is one" in card(tmp_path / "encoder.md")[1]) == ("{seed}" in name)
+
+
+def test_the_card_takes_its_scores_from_a_comparison_that_this_run_is_of(run, tmp_path):
+    named = shutil.copytree(run, tmp_path / "cmp" / "runs" / "dic3l-0")
+    scores = evaluation(tmp_path / "cmp" / "scores" / "land" / "evaluation.json", "pixel values", "byol", "dic3l")
+    export(named, tmp_path / "encoder.pt", scores)
+    head, text = card(tmp_path / "encoder.md")
+    (result,) = head["model-index"][0]["results"]
+    assert result["metrics"][1]["value"] == pytest.approx(0.96)  # of seeds with 0 and 8 errors: that of dic3l
+    assert "This encoder: dic3l, the mean over runs of several seeds, of which this is one." in text
+    for other in (run, shutil.copytree(run, tmp_path / "runs" / "dic3l-0")):
+        with pytest.raises(Dic3lError, match="rows of pixel values; byol; dic3l found"):
+            export(other, tmp_path / "encoder.pt", scores)
+    scores = scores.rename(tmp_path / "evaluation.json")  # nothing tells whose runs these are
+    with pytest.raises(Dic3lError, match="rows of pixel values; byol; dic3l found"):
+        export(named, tmp_path / "encoder.pt", scores)
+
+
+def test_a_row_without_weights_is_of_no_run_also_inside_of_one(run, tmp_path, monkeypatch):
+    scores = evaluation(tmp_path / "evaluation.json", "pixel values")
+    monkeypatch.chdir(run)
+    with pytest.raises(Dic3lError, match="rows of pixel values found"):
+        export(Path(), tmp_path / "encoder.pt", scores)
+
+
+def test_the_card_says_where_decibels_are_of_pixel_values():
+    ranges = {"lo_db": 20.0, "hi_db": 50.0}
+    note = {"input": "codes", "mean": [0.4], "std": [0.2], "crop_size": 64, "weights": "a state dict"}
+    for group, told in (("S1/IW/VV/sigma0", False), ("S1/IW/VV/uncalibrated", True), ("S1/unknown/b1/display", True)):
+        text = _input({**note, "corpus": {"groups": {group: ranges}}})
+        assert f"| {group} | 20.00 | 50.00 |" in text and ("those of pixel values" in text) == told
 
 
 def test_scores_of_another_network_or_of_no_evaluation_are_refused_before_anything_is_written(run, tmp_path):
