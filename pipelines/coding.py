@@ -234,8 +234,8 @@ def _described(path: Path, config: BuildConfig, stated: Stated | None, polarisat
         raise SceneError(f"{path}: {error}{there}") from error
     if scene.preparation is not None:
         raise SceneError(
-            f"{path}: has to be multilooked first, which labels on its own grid do not survive; make a detected raster "
-            "of it"
+            f"{path}: complex pixels or bursts, which a build multilooks and joins, on another grid; labels and maps "
+            "lie on the grid of the file: make a detected raster of it"
         )
     if len(polarisations) == len(scene.bands):
         bands = [
@@ -302,11 +302,11 @@ def _kin(scene: Scene, band: Band, groups: Mapping[str, GroupRange]) -> str:
     had = ", ".join(sorted(kin or groups))
     if not kin:
         raise ConfigError(
-            f"{scene.path}: no dB range for {mine}: the encoder's corpus has {had}; give scenes of these kinds, or use "
-            "an encoder whose corpus has such scenes"
+            f"{scene.path}: no dB range for {mine}: there are those of {had}; give scenes of these kinds, or "
+            "weights that were trained on such scenes"
         )
     raise ConfigError(
-        f"{scene.path}: {mine} may be any of {had} of the encoder's corpus, since the file does not say which; "
+        f"{scene.path}: {mine} may be any of {had}, since the file does not say which; "
         "write its sensor into the tag SENSOR and its mode into MODE"
     )
 

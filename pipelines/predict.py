@@ -109,7 +109,7 @@ class Progress(Protocol):
     """As of `pipelines.progress`."""
 
     def say(self, line: str) -> None: ...
-    def stage(self, name: str, total: int, cost: float = 0.0) -> None: ...
+    def stage(self, name: str, total: int, cost: float = 0.0, *, things: str) -> None: ...
     def advance(self, cost: float = 0.0) -> None: ...
 
 
@@ -228,7 +228,7 @@ def predict_scene(
         "TIFFTAG_SOFTWARE": f"dic3l {dic3l.__version__}",
     }
     likely = result.with_name(f"{result.stem}.probabilities.tif") if config.probabilities else None
-    progress.stage(scene.name, plan.windows, height * width)
+    progress.stage(scene.name, plan.windows, height * width, things="windows")
     with ExitStack() as files:
         about = (coded, (height, width), model.legend, tags, config.overviews)
         labels = files.enter_context(class_map(result, *about))

@@ -28,10 +28,13 @@ _THINGS = {
 class Pace:
     """Counts of one stage, and what follows from them."""
 
-    def __init__(self, name: str, total: int, cost: float, there: int, clock: Callable[[], float]) -> None:
-        """cost: pixels of the items to do, 0: not known; there: items of `total` that an earlier run has done."""
+    def __init__(
+        self, name: str, total: int, cost: float, there: int, clock: Callable[[], float], things: str = ""
+    ) -> None:
+        """cost: pixels of the items to do, 0: not known; there: items of `total` that an earlier run has done; things:
+        what the items are, where the stage does not tell."""
         self.name, self.total, self.done = name, total, there
-        self.things = _THINGS.get(name, "items")
+        self.things = things or _THINGS.get(name, "items")
         self._there, self._cost, self._cost_done = there, cost, 0.0
         self._clock, self._start = clock, clock()
 
@@ -84,8 +87,8 @@ class ProgressLines:
     def say(self, line: str) -> None:
         self._write(line)
 
-    def stage(self, name: str, total: int, cost: float = 0.0, there: int = 0) -> None:
-        self._pace = Pace(name, total, cost, there, self._clock)
+    def stage(self, name: str, total: int, cost: float = 0.0, there: int = 0, things: str = "") -> None:
+        self._pace = Pace(name, total, cost, there, self._clock, things)
         self._written = self._clock()
         self._write(self._pace.announced())
 
@@ -119,8 +122,8 @@ class ProgressBars:
     def say(self, line: str) -> None:
         self._bars.console.print(line, markup=False, highlight=False)
 
-    def stage(self, name: str, total: int, cost: float = 0.0, there: int = 0) -> None:
-        self._pace = Pace(name, total, cost, there, time.monotonic)
+    def stage(self, name: str, total: int, cost: float = 0.0, there: int = 0, things: str = "") -> None:
+        self._pace = Pace(name, total, cost, there, time.monotonic, things)
         self._task: TaskID = self._bars.add_task(name, total=total, completed=there, told="")
 
     def advance(self, cost: float = 0.0) -> None:
@@ -132,7 +135,7 @@ class Silent:
     """Nobody wants to know."""
 
     def say(self, line: str) -> None: ...
-    def stage(self, name: str, total: int, cost: float = 0.0, there: int = 0) -> None: ...
+    def stage(self, name: str, total: int, cost: float = 0.0, there: int = 0, things: str = "") -> None: ...
     def advance(self, cost: float = 0.0) -> None: ...
 
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from pipelines.coding import AS_THEY_ARE, Coding, coded_scene
 from pipelines.predict import PredictConfig, Prediction, choose_bands, predict, result_paths
 from pipelines.progress import Silent
 from sarsense.catalogue import Stated
+from sarsense.geometry import Geometry, Preparation
+from sarsense.scene import Scene, describe_scene
 from tests.conftest import speckled_power, write_raster
 from tests.dic3l.test_windows import Small, codes_of
 
@@ -193,6 +196,23 @@ def test_windows_without_data_cost_nothing(stub: Stub, tmp_path: Path):
     assert (read(made.result)[0] == labels_of(logits_of(stub, codes), codes)).all()
 
 
+def test_a_scene_that_a_build_would_multilook_is_refused(stub: Stub, tmp_path: Path, monkeypatch):
+    """A map lies on the grid of its scene, and there are no labels here."""
+    monkeypatch.setitem(FACTS, "coding", FIXED.to_json())
+    power = speckled_power((64, 64), 4, 0)
+    scene = write_raster(tmp_path / "slc.tif", np.stack([power, power]), descriptions=("VV", "VH"))
+
+    def described(*arguments: Any) -> Scene:
+        found = describe_scene(*arguments)
+        native = Geometry(found.height, found.width, found.crs, found.transform, found.gcps)
+        return replace(found, preparation=Preparation(native, ((0, 64),), 2, 8))
+
+    monkeypatch.setattr("pipelines.coding.describe_scene", described)
+    config = PredictConfig(unit="power", device="cpu")
+    made, failed = predict(Path("m.pt"), [scene], tmp_path / "maps", config, Silent())
+    assert not made and "slc.tif: complex pixels or bursts" in failed[scene] and "maps lie on the grid" in failed[scene]
+
+
 def test_bands_are_found_by_their_polarisation(stub: Stub, tmp_path: Path):
     codes = codes_of((2, 100, 120), 0)
     there = write_raster(tmp_path / "a.tif", codes, descriptions=("VV", "VH"))
@@ -348,6 +368,7 @@ def test_the_command_line(tmp_path: Path):
     command = [*DIC3L, "predict", tmp_path / "model.pt", scene]
     done = call(*command, "-o", tmp_path / "one.tif")
     assert done.returncode == 0, done.stderr
+    assert "a.tif: 1 windows\n" in done.stderr
     assert "a.tif: 150 x 210 pixels" in done.stdout and "Mpx/s" in done.stdout and "margin" in done.stdout
     assert read(tmp_path / "one.tif").shape == (1, 150, 210) and "Traceback" not in done.stderr
     command += [bad, "-o", tmp_path / "maps", "--probabilities", "--overviews", "--json"]

@@ -40,6 +40,14 @@ def test_a_line_at_the_start_one_each_half_minute_and_one_at_the_end(clock: Cloc
     ]
 
 
+def test_a_stage_of_another_name_says_what_its_items_are(clock: Clock, lines: list[str]):
+    with ProgressLines(lines.append, clock) as progress:
+        progress.stage("scene.tif", 2, things="windows")
+        for _ in range(2):
+            progress.advance()
+    assert lines == ["scene.tif: 2 windows", "scene.tif: 2/2 windows, in 0 s"]
+
+
 def test_time_left_is_reckoned_from_pixels_not_from_items(clock: Clock, lines: list[str]):
     """Half of the pixels lie in the last of eleven scenes."""
     progress = ProgressLines(lines.append, clock)
