@@ -2,10 +2,11 @@
 
     loss = InfoNCE(global, queue) + InfoNCE(windows of stage 3) + InfoNCE(windows of stage 2)
 
-Xiao et al., "Region similarity representation learning", ICCV 2021. As in the published code (ReSim-C4 with its finer
-stage), negatives of a window are the key network's means of 3 x 3 cells at all places of all key views, its own image's
-too, and the temperature is that of the global contrast. Windows are `GRID` x `GRID`, evenly over the overlap, three
-cells wide in the view that shows less detail; pooled by RoIAlign, where the publication has precise RoI pooling.
+Xiao et al., "Region similarity representation learning", ICCV 2021. As in the published code (ReSim-FPN), the three
+losses count alike, negatives of a window are the key network's means of 3 x 3 cells at all places of all key views, its
+own image's too, and the temperature is that of the global contrast. Not as there: maps are 1 x 1 convolutions of both
+stages, without a feature pyramid; windows are `GRID` x `GRID`, evenly over the overlap, three cells wide in the view
+that shows less detail; pooled by RoIAlign, where the publication has precise RoI pooling.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dic3l.queue import KeyQueue
 from dic3l.roi import pool_boxes
 
 GRID = 4
-"""windows a side of the overlap; published: 12, of views of 224 px"""
+"""windows a side of the overlap"""
 CELLS = 3
 """cells a side of a window"""
 STAGES = (3, 2)

@@ -164,10 +164,17 @@ def test_simsiam_is_its_equation_2_and_stops_gradients():
     assert isinstance(method, SimSiam) and method.key is None
     z1, z2, p1, p2 = map(unit, outputs(method, batch))
     assert loss_of(method, batch) == pytest.approx(-((p1 * z2).sum(1) + (p2 * z1).sum(1)).mean() / 2, rel=1e-5)
-    # without the predictor's way nothing would reach the projector
+    stepped = [value.grad.clone() for value in method.query.parameters() if value.grad is not None]
+    # the same with targets that are constants
     method.query.zero_grad()
-    projections = method.query(batch.query_views, batch.key_views)[:2]
-    assert projections[0].requires_grad and not projections[0].detach().requires_grad
+    predictions = method.query(batch.query_views, batch.key_views)[2:]
+    constants = [torch.from_numpy(z).float() for z in (z2, z1)]
+    nearness = [
+        torch.nn.functional.cosine_similarity(*pair).mean() for pair in zip(predictions, constants, strict=True)
+    ]
+    (-(nearness[0] + nearness[1]) / 2).backward()
+    expected = [value.grad for value in method.query.parameters() if value.grad is not None]
+    torch.testing.assert_close(stepped, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_densecl_is_its_equations_2_to_4():
