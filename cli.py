@@ -562,26 +562,48 @@ def _shards_get(
 
 @shards_app.command("stats")
 def _shards_stats(
-    corpus: Annotated[_Place, _CORPUS],
-    plot: Annotated[Path | None, typer.Option(help="Write dB histograms by group to this PNG.")] = None,
+    source: Annotated[str, _SHARDS],
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN[,COLUMN]",
+            help="Count by these, up to three: columns of tiles.parquet, or month, year, season, region, spacing. "
+            "Default: sensor, polarisation, split, month, spacing and region, each on its own.",
+        ),
+    ] = None,
+    where: Annotated[str | None, _WHERE] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw it, with histograms of dB by group, to this PNG.")] = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Count tiles by split and group, with levels, looks and ranges."""
-    from sarsense.corpus import open_corpus
-    from sarsense.report import corpus_statistics, histogram_figure
+    """Count tiles by sensor, polarisation, split, month, spacing and region, or by any columns, with bytes, levels,
+    looks, valid shares and duplicates; and by group of codes."""
+    from sarsense.inspection.source import open_source
+    from sarsense.inspection.statistics import statistics
 
-    opened = open_corpus(corpus)
-    statistics = corpus_statistics(opened)
+    opened = open_source(source)
+    names = None if by is None else [name.strip() for name in by.split(",") if name.strip()]
+    told = statistics(opened, names, where)
     if plot is not None:
-        histogram_figure(opened, plot)
+        from sarsense.report.overview import overview_figure
+
+        overview_figure(opened, told, plot, where)
     if as_json:
-        _print_json(statistics)
+        _print_json(told)
         return
     for name in ("name", "version", "digest", "tiles", "shards", "bytes"):
-        typer.echo(f"{name:8} {_cell(statistics[name])}")
-    groups = statistics["groups"]
-    columns = list(groups[0]) if groups else []
-    _print_table(columns, [[_cell(row[name]) for name in columns] for row in groups])
+        if told[name] is not None:
+            typer.echo(f"{name:8} {_cell(told[name])}")
+    if told["duplicates"]:
+        typer.echo(f"repeats  {', '.join(f'{kind} {number}' for kind, number in told['duplicates'].items())}: left out")
+    if told["unknown"]:
+        typer.echo(f"unknown  {', '.join(told['unknown'])}: nothing in these tars says them")
+    for name, rows in told["by"].items():
+        typer.echo()
+        _print_counts(name.split(","), rows, told["tiles"], 0 if by else 12)
+    if told["groups"] and by is None:
+        typer.echo()
+        columns = list(told["groups"][0])
+        _print_table(columns, [[_cell(row[name]) for name in columns] for row in told["groups"]])
     if plot is not None:
         typer.echo(str(plot))
 
@@ -752,6 +774,42 @@ def _print_table(columns: Sequence[str], rows: list[list[str]]) -> None:
     for row in rows:  # as Text: what stands in brackets is no markup
         table.add_row(*(Text(plain(cell)) for cell in row))
     console.print(table)
+
+
+def _print_counts(names: Sequence[str], rows: list[dict[str, Any]], tiles: int, most: int) -> None:
+    """Rows of `sarsense.inspection.statistics`, the first `most` of them (0: all) and what is left in one."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from sarsense.inspection.text import plain
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for name in "tiles,share,,scenes,MiB,mean dB,spread,ENL,valid,repeats left out".split(","):
+        table.add_column(name, justify="left" if name in ("", "repeats left out") else "right")
+    shown = rows[:most] if most and len(rows) > most + 1 else rows
+    for row in shown:
+        share, size = row["tiles"] / max(tiles, 1), None if row["bytes"] is None else row["bytes"] / 2**20
+        measured = [(row["mean_db"], ".2f"), (row["spread_db"], ".2f"), (row["median_enl"], ".2f")]
+        cells = [
+            *("-" if row[name] is None else plain(_cell(row[name]), 60) for name in names),
+            f"{row['tiles']:,}",
+            f"{share:.1%}",
+            "\u2588" * round(12 * share) or "\u258f",
+            f"{row['scenes']:,}" if row["scenes"] else "-",
+            "-" if size is None else f"{size:,.1f}",
+            *("-" if value is None else f"{value:{form}}" for value, form in measured),
+            "-" if row["valid"] is None else f"{row['valid']:.1%}",
+            ", ".join(f"{kind} {number:,}" for kind, number in sorted(row["duplicates"].items())),
+        ]
+        table.add_row(*map(Text, cells))
+    if rest := rows[len(shown) :]:
+        count = sum(row["tiles"] for row in rest)
+        cells = [f"{len(rest)} others", *[""] * (len(names) - 1), f"{count:,}", f"{count / max(tiles, 1):.1%}"]
+        table.add_row(*map(Text, cells))
+    (Console() if sys.stdout.isatty() else Console(width=1000)).print(table)
 
 
 def _say(lines: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from sarsense.report.regions import UNKNOWN, grid_zones, seasons
+from sarsense.report.regions import SEASONS, UNKNOWN, numbered_seasons, numbered_zones
 
 _SPACING_EDGES = (0.7, 1.7, 4.0, 7.0, 15.0, 35.0, 70.0)
 """metres: none near a spacing that products have, so that 10.002 m and 9.998 m are of one class"""
@@ -28,15 +28,16 @@ COLUMNS = (
 
 
 def with_classes(table: pa.Table) -> pa.Table:
-    """Tiles (COLUMNS of tiles.parquet) with region, season, year and spacing class; null becomes unknown."""
-    lat, lon = (table[name].to_numpy().astype(np.float64) for name in ("lat", "lon"))
-    month, year = _months_and_years(table["datetime"])
-    x, y = (table[name].to_numpy().astype(np.float64) for name in ("spacing_x_m", "spacing_y_m"))
+    """Tiles (COLUMNS of tiles.parquet) with region, season, year, month and spacing class; null becomes unknown."""
+    lat, lon = (_numbers(table[name]) for name in ("lat", "lon"))
+    month, dates, which = _months(table["datetime"])
+    x, y = (_numbers(table[name]) for name in ("spacing_x_m", "spacing_y_m"))
     classes = {
-        "region": pa.array(grid_zones(lon, lat)),
-        "season": pa.array(seasons(month, lat)),
-        "year": pa.array(year),
-        "spacing": pa.array(_spacing_classes(np.sqrt(x * y))),
+        "region": _named(*numbered_zones(lon, lat)),
+        "season": _named([*SEASONS, UNKNOWN], numbered_seasons(month, lat)),
+        "year": _named([date[:4] if date != UNKNOWN else UNKNOWN for date in dates], which),
+        "month": _named(dates, which),
+        "spacing": _named([*spacing_names(), UNKNOWN], _spacing_classes(np.sqrt(x * y))),
     }
     for name, values in classes.items():
         table = table.append_column(name, values)
@@ -46,22 +47,36 @@ def with_classes(table: pa.Table) -> pa.Table:
     return table
 
 
-def _months_and_years(dates: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Month (int (n,), 0 unknown) and year (str (n,)) of ISO 8601 texts. Half a million tiles have few dates."""
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """float64 (n,), NaN where nothing is known."""
+    return column.to_numpy().astype(np.float64)
+
+
+def _named(names: list[str], which: np.ndarray) -> pa.Array:
+    """names[which] as texts. (pa.array of an ndarray would load pandas, which takes half a second.)"""
+    index = np.ascontiguousarray(which, np.int32)
+    numbers = pa.Array.from_buffers(pa.int32(), len(index), [None, pa.py_buffer(index)])
+    return pa.array(names, pa.string()).take(numbers)
+
+
+def _months(dates: pa.ChunkedArray) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Of ISO 8601 texts: the number of the month (int (n,), 0 unknown); the months that there are, as 2024-03 or
+    unknown, and which of them each is. Half a million tiles have few dates."""
     encoded = dates.combine_chunks().dictionary_encode()
     texts = [text or "" for text in encoded.dictionary.to_pylist()]
     found = [re.match(r"(\d{4})-(0[1-9]|1[0-2])(?!\d)", text) for text in texts]
     month = np.array([int(match[2]) if match else 0 for match in found] + [0])
-    year = np.array([match[1] if match else UNKNOWN for match in found] + [UNKNOWN])
+    named = [f"{match[1]}-{match[2]}" if match else UNKNOWN for match in found] + [UNKNOWN]
     index = encoded.indices.fill_null(len(texts)).to_numpy()
-    return month[index], year[index]
+    return month[index], named, index
 
 
 def _spacing_classes(spacing: np.ndarray) -> np.ndarray:
-    """The class (str) of pixel spacings in metres, float64 (n,)."""
-    names = np.array([*spacing_names(), UNKNOWN])
+    """The number (int) of the class of pixel spacings in metres, float64 (n,), in the order of their names; one more is
+    unknown."""
     known = np.isfinite(spacing)
-    return names[np.where(known, np.searchsorted(_SPACING_EDGES, np.where(known, spacing, 0.0), "right"), -1)]
+    found = np.searchsorted(_SPACING_EDGES, np.where(known, spacing, 0.0), "right")
+    return np.where(known, found, len(_SPACING_EDGES) + 1)
 
 
 def spacing_names() -> list[str]:

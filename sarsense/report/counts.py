@@ -1,11 +1,8 @@
-"""Counts, levels and looks of a corpus and of its groups: plain values, for a table or JSON."""
+"""What the range of each group of a corpus was measured on: plain values, for a table or JSON."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from typing import Any
-
-import numpy as np
 
 from sarsense.codes import code_steps
 from sarsense.corpus import Corpus
@@ -14,47 +11,6 @@ from sarsense.normalize import enl_bias_db
 from sarsense.speckle import log_std_db
 
 _PERCENTILES = (0.1, 50, 99.9)
-
-
-def corpus_statistics(corpus: Corpus) -> dict[str, Any]:
-    """Counts, levels and looks of a corpus and of each of its groups: plain values, for a table or JSON."""
-    columns = ["group", "split", "scene", "channels", "valid_fraction"]
-    rows = corpus.tiles(columns=columns).to_pylist()
-    by_group: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_group[row["group"]].append(row)
-    groups = []
-    for name in sorted(by_group):
-        members, bounds = by_group[name], [corpus.manifest["groups"][channel] for channel in name.split("+")]
-        channels = [[row["channels"][number] for row in members] for number in range(len(bounds))]
-        groups.append(
-            {
-                "group": name,
-                "tiles": len(members),
-                "train": sum(row["split"] == "train" for row in members),
-                "val": sum(row["split"] == "val" for row in members),
-                "scenes": len({row["scene"] for row in members}),
-                "mean_db": _of_channels([round(float(np.mean([c["mean_db"] for c in one])), 2) for one in channels]),
-                "lo_db": _of_channels([bound["lo_db"] for bound in bounds]),
-                "hi_db": _of_channels([bound["hi_db"] for bound in bounds]),
-                "step_db": _of_channels([_step_db(bound, corpus) for bound in bounds]),
-                "median_enl": _of_channels(
-                    [_median([c["enl"] for c in one if c["enl"] is not None]) for one in channels]
-                ),
-                "valid": round(float(np.mean([row["valid_fraction"] for row in members])), 4),
-            }
-        )
-    return {
-        "name": corpus.name,
-        "version": corpus.manifest["version"],
-        "digest": corpus.digest,
-        "tile_shape": list(corpus.tile_shape),
-        "tiles": len(rows),
-        "shards": len(corpus.shards),
-        "bytes": sum(shard.bytes for shard in corpus.shards),
-        "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
-        "groups": groups,
-    }
 
 
 def group_statistics(corpus: Corpus) -> list[dict[str, Any]]:
@@ -80,22 +36,14 @@ def group_statistics(corpus: Corpus) -> list[dict[str, Any]]:
                 **{f"db_{percent:g}": round(percentile_db(histogram, percent), 2) for percent in _PERCENTILES},
                 "lo_db": bounds["lo_db"],
                 "hi_db": bounds["hi_db"],
-                "step_db": _step_db(bounds, corpus),
+                "step_db": step_db(bounds, corpus),
             }
         )
     return rows
 
 
-def _step_db(bounds: dict[str, Any], corpus: Corpus) -> float | None:
+def step_db(bounds: dict[str, Any], corpus: Corpus) -> float | None:
+    """dB from code to code of a group, of its `bounds` in corpus.json; None where each scene has its own range."""
     if bounds["lo_db"] is None:
         return None
     return round((bounds["hi_db"] - bounds["lo_db"]) / code_steps(8 * corpus.dtype.itemsize), 6)
-
-
-def _of_channels(values: list[Any]) -> Any:
-    """The value of a single channel, or those of all."""
-    return values[0] if len(values) == 1 else values
-
-
-def _median(values: list[float]) -> float | None:
-    return round(sorted(values)[len(values) // 2], 2) if values else None

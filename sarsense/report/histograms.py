@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from matplotlib.figure import Figure
 
 from sarsense.codes import decode
@@ -34,28 +37,54 @@ def histogram_figure(corpus: Corpus, out_png: Place) -> None:
     up at the range, and what was clipped there is stated.
     """
     check_picture(out_png)
-    rows = corpus.tiles(columns=["group", "channels"]).to_pylist()
-    require_tiles(rows, corpus)
-    by_group: dict[str, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        by_group[row["group"]].append(index)
-    drawn = [(name, number) for name in sorted(by_group) for number in range(len(rows[by_group[name][0]]["channels"]))]
-    reader = TileReader(corpus, eight_bit=True)
-    figure, panels = _panels(corpus, "backscatter by group", len(drawn))
-    for axes, (name, number) in zip(panels, drawn, strict=True):
-        members = by_group[name]
-        step = max(1, -(-len(members) // _SAMPLE_TILES))
-        counts: dict[tuple[float, float], np.ndarray] = defaultdict(lambda: np.zeros(256, np.int64))
-        for index in members[::step]:
-            channel = rows[index]["channels"][number]
-            codes = reader.read(np.array([index]))[0, number]
-            counts[channel["lo_db"], channel["hi_db"]] += np.bincount(codes.ravel(), minlength=256)
-        _draw_codes(axes, counts)
-        _label(axes, _AXIS[corpus.manifest["config"]["normalization"]])
-        channel = rows[members[0]]["channels"][number]
-        content = "" if channel["content"] == "speckled" else f", {channel['content']}"
-        axes.set_title(f"{channel['group']}{content}   ({len(members)} tiles)", size=8.5, loc="left")
+    found = code_histograms(corpus)
+    figure, panels = _panels(corpus, "backscatter by group", len(found))
+    draw_histograms(panels, found, corpus)
     save(figure, out_png)
+
+
+@dataclass(frozen=True)
+class CodeHistogram:
+    """Of one channel of a group."""
+
+    title: str
+    tiles: int
+    """of the group, of which a part was read"""
+    counts: dict[tuple[float, float], np.ndarray]
+    """range in dB -> counts (int64, 256) of the 8-bit codes that stand for it"""
+
+
+def code_histograms(corpus: Corpus, most: int = _SAMPLE_TILES) -> list[CodeHistogram]:
+    """By group and channel, out of up to `most` tiles of each group. CorpusError where there are no tiles."""
+    group = corpus.tiles(columns=["group"])["group"]
+    require_tiles(group, corpus)
+    encoded = group.combine_chunks().dictionary_encode()
+    number, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    members = {name: np.flatnonzero(number == index) for index, name in enumerate(names)}
+    read = {name: tiles[:: max(1, -(-len(tiles) // most))] for name, tiles in members.items()}
+    wanted = np.concatenate([read[name] for name in sorted(read)])
+    channels = iter(corpus.tiles(columns=["channels"])["channels"].take(pa.array(wanted)).to_pylist())
+    reader = TileReader(corpus, eight_bit=True)
+    found = []
+    for name in sorted(read):
+        said = [next(channels) for _ in read[name]]
+        counts = [defaultdict(lambda: np.zeros(256, np.int64)) for _ in said[0]]
+        for index, mine in zip(read[name], said, strict=True):
+            tile = reader.read(np.array([index]))[0]
+            for plane, channel, count in zip(tile, mine, counts, strict=True):
+                count[channel["lo_db"], channel["hi_db"]] += np.bincount(plane.ravel(), minlength=256)
+        for channel, count in zip(said[0], counts, strict=True):
+            content = "" if channel["content"] == "speckled" else f", {channel['content']}"
+            found.append(CodeHistogram(f"{channel['group']}{content}", len(members[name]), dict(count)))
+    return found
+
+
+def draw_histograms(panels: Sequence[Any], found: Sequence[CodeHistogram], corpus: Corpus) -> None:
+    """Each into one of the axes."""
+    for axes, one in zip(panels, found, strict=True):
+        _draw_codes(axes, one.counts)
+        _label(axes, _AXIS[corpus.manifest["config"]["normalization"]])
+        axes.set_title(f"{one.title}   ({one.tiles:,} tiles)", size=8.5, loc="left")
 
 
 def statistics_figure(corpus: Corpus, out_png: Place) -> None:

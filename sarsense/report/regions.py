@@ -23,6 +23,12 @@ def grid_zones(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
 
     lon, lat: float (n,), degrees; longitudes may pass 180. Zones hold their west and south edges, X holds 84 N too.
     """
+    names, which = numbered_zones(lon, lat)
+    return np.array(names)[which]
+
+
+def numbered_zones(lon: np.ndarray, lat: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The same as the designators that there are, and which of them (int, (n,)) each place has."""
     known = np.isfinite(lon) & np.isfinite(lat)
     lon = (np.where(known, lon, 0.0) + 180.0) % 360.0 - 180.0
     lat = np.where(known, lat, 0.0)
@@ -36,7 +42,7 @@ def grid_zones(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
     code = zone * len(BANDS) + band
     code = np.where(lat > 84.0, np.where(west_half, -1, -2), np.where(lat < -80.0, np.where(west_half, -3, -4), code))
     numbers, place = np.unique(np.where(known, code, -5), return_inverse=True)
-    return np.array([_designator(int(number)) for number in numbers])[place.reshape(lon.shape)]
+    return [_designator(int(number)) for number in numbers], place.reshape(lon.shape)
 
 
 def _designator(code: int) -> str:
@@ -68,7 +74,12 @@ def seasons(month: np.ndarray, lat: np.ndarray) -> np.ndarray:
 
     month: int (n,), 1 to 12, 0 unknown. lat: float (n,), degrees. Between the tropics it names a quarter of the year.
     """
+    return np.array([*SEASONS, UNKNOWN])[numbered_seasons(month, lat)]
+
+
+def numbered_seasons(month: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """The same as numbers (int, (n,)): of SEASONS, and len(SEASONS) where it is unknown."""
     quarter = (np.asarray(month) % 12) // 3
     quarter = np.where(lat < 0, (quarter + 2) % 4, quarter)
     known = (np.asarray(month) > 0) & np.isfinite(lat)
-    return np.array([*SEASONS, UNKNOWN])[np.where(known, quarter, len(SEASONS))]
+    return np.where(known, quarter, len(SEASONS))

@@ -16,8 +16,9 @@ from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
 from sarsense.errors import SarsenseError, SettingError
 from sarsense.inspection.show import show
-from sarsense.inspection.source import Source
-from sarsense.report import corpus_statistics, histogram_figure
+from sarsense.inspection.source import Source, open_source
+from sarsense.inspection.statistics import statistics
+from sarsense.report import histogram_figure
 from sarsense.shards import TileReader
 from sarsense.simulate import simulate
 from sarsense.verify import verify_corpus
@@ -145,7 +146,7 @@ def test_stack_needs_its_channels_named_and_all_refused_is_an_error(tmp_path: Pa
 def test_reports_show_every_channel(scenes: Path, tmp_path: Path):
     build([str(scenes)], tmp_path / "stack", STACK, workers=0)
     corpus = open_corpus(tmp_path / "stack")
-    (group,) = corpus_statistics(corpus)["groups"]
+    (group,) = statistics(open_source(str(corpus.root)))["groups"]
     assert group["group"].count("+") == 1 and len(group["mean_db"]) == len(group["lo_db"]) == 2
     assert group["mean_db"][0] > group["mean_db"][1] + 3  # VV above VH
     show(Source(corpus.name, corpus), tmp_path / "sheet.png", count=4)
