@@ -337,8 +337,8 @@ def _ring(row: Mapping[str, Any]) -> list[list[float]]:
     return [[x, y] for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
-def _static(name: str, kind: str) -> Callable[[Desk, Request], Answer]:
-    body = resources.files("sarsense.browse").joinpath(name).read_bytes()
+def _static(name: str, kind: str, package: str = "sarsense.browse") -> Callable[[Desk, Request], Answer]:
+    body = resources.files(package).joinpath(name).read_bytes()
     return lambda desk, request: Answer(200, kind, body)
 
 
@@ -348,6 +348,7 @@ _ROUTES: dict[str, dict[str, Callable[[Desk, Request], Answer]]] = {
     "/page.js": {"GET": _static("page.js", "text/javascript; charset=utf-8")},
     "/view.js": {"GET": _static("view.js", "text/javascript; charset=utf-8")},
     "/icon.svg": {"GET": _static("icon.svg", "image/svg+xml")},
+    "/coastline.json": {"GET": _static("coastline.json", JSON, "sarsense.report")},
     "/api/start": {"GET": _start},
     "/api/tiles": {"GET": _tiles},
     "/api/facets": {"GET": _facets},

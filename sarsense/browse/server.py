@@ -106,6 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "sarsense", ""
     timeout = _SECONDS
+    disable_nagle_algorithm = True  # else a picture waits 40 ms for the word that its header has come
+    wbufsize = 2**16
 
     def do_GET(self) -> None:
         self._handle("GET")

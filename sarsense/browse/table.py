@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from sarsense.errors import SettingError
@@ -33,6 +34,7 @@ _SHOWN = (
     "key scene source split sensor mode polarisation content datetime lon lat mean_db std_db enl valid_fraction".split()
 )
 _KEPT_ROWS = 4096
+_OUR_BRACKET = 'Parser Error: syntax error at or near ")"'
 _FACET_VALUES = 40
 _PLACES = 4000
 
@@ -64,6 +66,7 @@ class TileTable:
         self._running: set[duckdb.DuckDBPyConnection] = set()
         self._rows: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._counts: OrderedDict[str, int] = OrderedDict()
+        self._order: tuple[str, np.ndarray] | None = None
         described = self.ask("SELECT column_name, column_type FROM (DESCRIBE tiles)").to_pylist()
         self.types = {row["column_name"]: row["column_type"] for row in described}
         self.columns = list(self.types)
@@ -112,23 +115,44 @@ class TileTable:
                 if late.is_set():
                     told = f"the condition takes longer than {self._seconds:g} s and was given up; make it narrower"
                     raise SettingError(told) from None
-                raise SettingError(str(error).removeprefix("--where or --sort: ")) from None
+                told = str(error).removeprefix("--where or --sort: ")
+                if told == _OUR_BRACKET:
+                    told = "Parser Error: the condition ends where more of it is expected"
+                raise SettingError(told) from None
             finally:
                 timer.cancel()
 
     def page(self, question: Question, offset: int, limit: int = PAGE) -> list[dict[str, Any]]:
         """Rows `offset` on, at most `limit`: NUMBER and what a page shows. All that a thumbnail needs is kept."""
-        order = f"{ordering(question.sort, self.columns)}, {NUMBER}" if question.sort.strip() else NUMBER
-        first = f" QUALIFY row_number() OVER (PARTITION BY scene ORDER BY {NUMBER}) = 1" if question.per_scene else ""
-        found = self.ask(
-            f"SELECT {NUMBER} FROM {NUMBERED} AS tiles{self._condition(question)}{first} "
-            f"ORDER BY {order} LIMIT {max(1, min(limit, LARGEST_PAGE))} OFFSET {max(0, offset)}"
-        )
-        numbers = found.column(0).to_pylist()
-        if not all(isinstance(number, int) for number in numbers):
-            raise SettingError("expected one condition of SQL, found something that gives other rows")
+        offset, limit = max(0, offset), max(1, min(limit, LARGEST_PAGE))
+        if question.sort.strip() and offset:
+            numbers = self._sorted(question)[offset : offset + limit].tolist()
+        else:
+            numbers = self._numbers(f"{self._ordered(question)} LIMIT {limit} OFFSET {offset}").tolist()
         rows = {row[NUMBER]: row for row in self._light(numbers)}
         return [rows[number] for number in numbers if number in rows]
+
+    def _ordered(self, question: Question) -> str:
+        order = f"{ordering(question.sort, self.columns)}, {NUMBER}" if question.sort.strip() else NUMBER
+        first = f" QUALIFY row_number() OVER (PARTITION BY scene ORDER BY {NUMBER}) = 1" if question.per_scene else ""
+        return f"SELECT {NUMBER} FROM {NUMBERED} AS tiles{self._condition(question)}{first} ORDER BY {order}"
+
+    def _numbers(self, query: str) -> np.ndarray:
+        column = self.ask(query).column(0)
+        if not pa.types.is_integer(column.type):
+            raise SettingError("expected one condition of SQL, found something that gives other rows")
+        return column.drop_null().to_numpy()
+
+    def _sorted(self, question: Question) -> np.ndarray:
+        """Numbers of all rows in order: sorted once for all pages behind the first."""
+        query = self._ordered(question)
+        with self._lock:
+            kept = self._order
+        if kept is None or kept[0] != query:
+            kept = query, self._numbers(query)
+            with self._lock:
+                self._order = kept
+        return kept[1]
 
     def _light(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Rows with the columns of a page and of `read_tile`."""

@@ -103,7 +103,7 @@ export class Detail {
     const bar = el("div", { className: "tabs" }, ...planes.map((plane, index) => tab(String(index), plane.name, plane.note)));
     if (planes.length > 1) bar.append(tab("both", "side by side", "Speckled and despeckled under one cursor"));
     const way = (coded, textContent, title) => el("button", { type: "button", textContent, title, className: this.coded === coded ? "on" : "", ariaPressed: String(this.coded === coded), onclick: () => { this.coded = coded; this.drawLook(); } });
-    bar.append(el("span", { className: "gap" }), way(false, `${first.unit === "dB" ? "dB" : first.unit}, this tile`, "Black to white over per cent 1 to 99 of this tile (c)"));
+    bar.append(el("span", { className: "gap" }), way(false, first.unit === "value" ? "this tile" : "dB, this tile", "Black to white over per cent 1 to 99 of this tile (c)"));
     if (first.coded && first.coded[0] !== null) bar.append(way(true, "as coded", "Black to white over the range of all codes, as a trainer sees it (c)"));
     return bar;
   }
@@ -160,7 +160,8 @@ export class Detail {
     axis.append(el("span", {}, "grey ", this.greys));
     this.unit = unit;
     this.bars.replaceChildren(picture, axis);
-    if (plane.note) this.bars.append(el("p", { className: "note", textContent: plane.note }));
+    const notes = [plane.note, plane.unit === "dB of the picture's values" ? "dB of the picture's values, not of backscatter" : "", plane.unit === "value" ? "values as they are: nothing says what they mean" : ""].filter(Boolean);
+    if (notes.length) this.bars.append(el("p", { className: "note", textContent: notes.join("; ") }));
     this.sayGreys();
   }
 
@@ -367,10 +368,30 @@ function written(value) {
   return String(value);
 }
 
+let coasts = null;
+
+/** Rings of land, lon and lat; asked for once. In the file a ring is its first point, then steps, in units. */
+function coastline() {
+  coasts ??= ask("/coastline.json").then(({ unit, rings }) => rings.map((steps) => {
+    const ring = [];
+    let x = 0, y = 0;
+    for (let i = 0; i < steps.length; i += 2) {
+      x += steps[i];
+      y += steps[i + 1];
+      ring.push([x * unit, y * unit]);
+    }
+    return ring;
+  })).catch(() => []);
+  return coasts;
+}
+
 /** Where all tiles of the corpus lie, and this one. */
 function world(places, lon, lat) {
   const xs = [lon, ...places.map(([x]) => x)], ys = [lat, ...places.map(([, y]) => y)];
   const map = new Chart(Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys), 1.2, 12);
+  const coast = svg("path", { class: "coast" });
+  map.picture.append(coast);
+  coastline().then((rings) => coast.setAttribute("d", rings.map((ring) => `M${ring.map((one) => map.at(one).map((c) => c.toFixed(1)).join(" ")).join("L")}Z`).join("")));
   const most = Math.log(1 + Math.max(1, ...places.map(([, , n]) => n)));
   for (const [x, y, n] of places) {
     const [cx, cy] = map.at([x, y]);
