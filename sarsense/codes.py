@@ -13,6 +13,11 @@ def code_dtype(bits: int) -> np.dtype:
     return np.dtype({8: "|u1", 16: "<u2"}[bits])
 
 
+def step_db(lo_db: float | None, hi_db: float | None, bits: int) -> float | None:
+    """dB from code to code of a range, rounded to a millionth; None where there is no range: each scene has its own."""
+    return None if lo_db is None or hi_db is None else round((hi_db - lo_db) / code_steps(bits), 6)
+
+
 def code_steps(bits: int) -> int:
     """Steps between the lowest valid code, 1, and the highest: 254 or 65534."""
     return 2**bits - 2

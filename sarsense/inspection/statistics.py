@@ -13,15 +13,16 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from sarsense.codes import step_db
 from sarsense.errors import SettingError
 from sarsense.inspection.query import columns_of, condition, database, run, select
 from sarsense.inspection.source import Source
 from sarsense.report.classes import COLUMNS, with_classes
-from sarsense.report.counts import step_db
 
 OVERVIEW = ("sensor", "polarisation", "split", "month", "spacing", "region")
 CLASSES = ("month", "year", "season", "region", "spacing")
 """that no column holds, but date, place and spacing tell"""
+_COLUMNS = tuple(name for name in COLUMNS if name not in ("mode", "orbit_direction"))
 _MEASURED = ("bytes", "mean_db", "std_db", "enl", "valid_fraction", "group")
 _MOST = 3
 _ROW = (
@@ -81,7 +82,7 @@ def _read(source: Source, where: str | None, by: Sequence[str]) -> tuple[pa.Tabl
         raise SettingError(f"--by: no column {bad[0]}; there are {', '.join((*known, *CLASSES))}{lacking}")
     if len(by) > _MOST:
         raise SettingError(f"--by: up to {_MOST} columns expected, {len(by)} found")
-    wanted = list(dict.fromkeys([*COLUMNS, *_MEASURED, *(name for name in by if name not in CLASSES)]))
+    wanted = list(dict.fromkeys([*_COLUMNS, *_MEASURED, *(name for name in by if name not in CLASSES)]))
     table = _classed(select(source, wanted, where))
     for name in by:
         if pa.types.is_nested(table.schema.field(name).type) or pa.types.is_binary(table.schema.field(name).type):
@@ -98,7 +99,7 @@ def _read(source: Source, where: str | None, by: Sequence[str]) -> tuple[pa.Tabl
 
 def _classed(table: pa.Table) -> pa.Table:
     """With CLASSES, `quantity`, and nulls for what is not known at all."""
-    for name in (*COLUMNS, *_MEASURED):
+    for name in (*_COLUMNS, *_MEASURED):
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), _type(name)))
     group = table["group"].combine_chunks().dictionary_encode()
@@ -156,7 +157,7 @@ def _groups(source: Source, where: str | None) -> list[dict[str, Any]]:
         measured: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in run(connection, levels, source).to_pylist():
             measured[row["group"]].append(row)
-    told = []
+    told, bits = [], 8 * corpus.dtype.itemsize
     for row in rows:
         bounds = [corpus.manifest["groups"][name] for name in row["group"].split("+")]
         valid = row.pop("valid")
@@ -167,7 +168,7 @@ def _groups(source: Source, where: str | None) -> list[dict[str, Any]]:
                 "mean_db": _of_channels([channel["mean_db"] for channel in mine]),
                 "lo_db": _of_channels([bound["lo_db"] for bound in bounds]),
                 "hi_db": _of_channels([bound["hi_db"] for bound in bounds]),
-                "step_db": _of_channels([step_db(bound, corpus) for bound in bounds]),
+                "step_db": _of_channels([step_db(bound["lo_db"], bound["hi_db"], bits) for bound in bounds]),
                 "median_enl": _of_channels([channel["median_enl"] for channel in mine]),
                 "valid": valid,
             }

@@ -41,7 +41,7 @@ def with_classes(table: pa.Table) -> pa.Table:
     }
     for name, values in classes.items():
         table = table.append_column(name, values)
-    for name in ("sensor", "mode", "polarisation", "orbit_direction"):
+    for name in {"sensor", "mode", "polarisation", "orbit_direction"} & {*table.column_names}:
         index = table.schema.get_field_index(name)
         table = table.set_column(index, name, table[name].fill_null(UNKNOWN))
     return table

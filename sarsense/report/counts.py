@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sarsense.codes import code_steps
+from sarsense.codes import step_db
 from sarsense.corpus import Corpus
 from sarsense.histogram import LOWEST_DB, percentile_db, whole
 from sarsense.normalize import enl_bias_db
@@ -36,14 +36,7 @@ def group_statistics(corpus: Corpus) -> list[dict[str, Any]]:
                 **{f"db_{percent:g}": round(percentile_db(histogram, percent), 2) for percent in _PERCENTILES},
                 "lo_db": bounds["lo_db"],
                 "hi_db": bounds["hi_db"],
-                "step_db": step_db(bounds, corpus),
+                "step_db": step_db(bounds["lo_db"], bounds["hi_db"], 8 * corpus.dtype.itemsize),
             }
         )
     return rows
-
-
-def step_db(bounds: dict[str, Any], corpus: Corpus) -> float | None:
-    """dB from code to code of a group, of its `bounds` in corpus.json; None where each scene has its own range."""
-    if bounds["lo_db"] is None:
-        return None
-    return round((bounds["hi_db"] - bounds["lo_db"]) / code_steps(8 * corpus.dtype.itemsize), 6)
