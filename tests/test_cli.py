@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -14,69 +16,91 @@ import pytest
 import torch
 import torchvision
 
+from cli import run_dic3l, run_sarsense
 from tests.conftest import speckled_power, write_raster
 
-SARSENSE = [sys.executable, "-c", "from cli import run_sarsense; run_sarsense()"]
-DIC3L = [sys.executable, "-m", "dic3l"]
+PROGRAMS = {"sarsense": run_sarsense, "dic3l": run_dic3l}
 
 
-def call(*arguments: object, code: int = 0) -> str:
-    """Run a command; its standard output, or its standard error where it ends with another `code` than 0."""
+def call(program: str, *arguments: object, code: int = 0) -> str:
+    """Run a command in this process; its standard output, and its standard error where it ends with another `code` than
+    0. A process of its own takes a second to start: `test_from_scenes_to_a_probed_encoder` has those."""
+    out, err, found = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", [program, *map(str, arguments)])
+        patch.delenv("WORLD_SIZE", raising=False)
+        try:
+            PROGRAMS[program]()
+        except SystemExit as ended:
+            found = ended.code or 0
+    assert found == code, err.getvalue()
+    return out.getvalue() + err.getvalue() if code else out.getvalue()
+
+
+def start(program: str, *arguments: object) -> str:
+    """The same as a user does, in a process of its own; its standard output."""
+    command = {
+        "sarsense": ["-c", "from cli import run_sarsense; run_sarsense()"],
+        "dic3l": ["-m", "dic3l"],
+    }[program]
     variables = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
-    done = subprocess.run(list(map(str, arguments)), env=variables, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, done.stderr
+    done = subprocess.run(
+        [sys.executable, *command, *map(str, arguments)], env=variables, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
     for word in ("Traceback", "Warning"):
         assert word not in done.stderr and word not in done.stdout, done.stderr
-    return done.stderr if code else done.stdout
+    return done.stdout
 
 
 def test_from_scenes_to_a_probed_encoder(tmp_path: Path):
     sim, corpus, run, encoder = (tmp_path / name for name in ("sim", "corpus", "run", "encoder.pt"))
-    call(*SARSENSE, "simulate", sim, "--scenes", 4, "--size", 256, "--looks", 4, "--seed", 3)
+    call("sarsense", "simulate", sim, "--scenes", 4, "--size", 256, "--looks", 4, "--seed", 3)
     made = json.loads(
-        call(*SARSENSE, "build", sim / "scenes", "--out", corpus, "--tile-size", 64, "--val-share", 0, "--json")
+        start("sarsense", "build", sim / "scenes", "--out", corpus, "--tile-size", 64, "--val-share", 0, "--json")
     )
     assert made["scenes_used"] == 4 and made["scenes_refused"] == 0
-    assert str(sum(made["tiles"].values())) in call(*SARSENSE, "shards", "stats", corpus)
-    assert "all as written" in call(*SARSENSE, "shards", "verify", corpus)
-    assert len(json.loads(call(*SARSENSE, "shards", "ls", corpus, "--limit", 0, "--json"))) == sum(
+    assert str(sum(made["tiles"].values())) in call("sarsense", "shards", "stats", corpus)
+    assert "all as written" in call("sarsense", "shards", "verify", corpus)
+    assert len(json.loads(call("sarsense", "shards", "ls", corpus, "--limit", 0, "--json"))) == sum(
         made["tiles"].values()
     )
-    call(*SARSENSE, "shards", "show", corpus, "--out", tmp_path / "sheet.png", "--footprints", tmp_path / "map.png")
+    call("sarsense", "shards", "show", corpus, "--out", tmp_path / "sheet.png", "--footprints", tmp_path / "map.png")
     assert (tmp_path / "sheet.png").stat().st_size > 10_000 and (tmp_path / "map.png").stat().st_size > 1_000
 
-    train = [*DIC3L, "pretrain", corpus, "--out", run, "--preset", "smoke", "--crop-size", 48, "--batch-size", 16]
+    train = ["dic3l", "pretrain", corpus, "--out", run, "--preset", "smoke", "--crop-size", 48, "--batch-size", 16]
     train += ["--queue-size", 32, "--precision", "fp32", "--set", "method.hidden_dim=32"]
-    call(*train, "--steps", 3)
+    start(*train, "--steps", 3)
     assert "3 steps in" in call(*train, "--steps", 6)
-    call(*DIC3L, "export", run, "--out", encoder)
+    call("dic3l", "export", run, "--out", encoder)
     faults = torchvision.models.resnet18().load_state_dict(torch.load(encoder), strict=False)
     assert set(faults.missing_keys) == {"fc.weight", "fc.bias"} and not faults.unexpected_keys
 
-    call(*DIC3L, "evaluate", encoder, run, "--data", sim, "--out", tmp_path / "scores", "--seeds", 1, "--pixels", 2000)
+    start(
+        "dic3l", "evaluate", encoder, run, "--data", sim, "--out", tmp_path / "scores", "--seeds", 1, "--pixels", 2000
+    )
     rows = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
     assert str(run) in json.dumps(rows) and "random" in (tmp_path / "scores" / "evaluation.md").read_text()
 
 
 def test_a_corpus_grows_is_compared_merged_and_described(tmp_path: Path):
     sim, corpus, before = (tmp_path / name for name in ("sim", "corpus", "before"))
-    call(*SARSENSE, "simulate", sim, "--scenes", 3, "--size", 128, "--seed", 3, "--polarisations", "VV")
+    call("sarsense", "simulate", sim, "--scenes", 3, "--size", 128, "--seed", 3, "--polarisations", "VV")
     first, second, third = sorted((sim / "scenes").glob("*"))
-    build = [*SARSENSE, "build", "--workers", 0, "--tile-size", 32, "--val-share", 0]
+    build = ["sarsense", "build", "--workers", 0, "--tile-size", 32, "--val-share", 0]
     call(*build, first, second, "--out", corpus)
     shutil.copytree(corpus, before)
     assert "all older shards are as they were" in call(*build, first, second, third, "--out", corpus)
-    assert "the same: tiles, order" in call(*SARSENSE, "diff", corpus, corpus)
-    told = subprocess.run([*SARSENSE, "diff", str(before), str(corpus)], capture_output=True, text=True)
-    assert told.returncode == 1 and f"1 scenes in: {third.name}" in told.stdout
+    assert "the same: tiles, order" in call("sarsense", "diff", corpus, corpus)
+    assert f"1 scenes in: {third.name}" in call("sarsense", "diff", before, corpus, code=1)
     assert "| scenes | 3 |" in (corpus / "README.md").read_text()
     call(*build, third, "--out", tmp_path / "other", "--stats-from", before)
-    merged = call(*SARSENSE, "merge", before, tmp_path / "other", "--out", tmp_path / "merged")
+    merged = call("sarsense", "merge", before, tmp_path / "other", "--out", tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "corpus.json").read_text())["digest"] in merged
-    assert "all as written" in call(*SARSENSE, "shards", "verify", tmp_path / "merged")
-    written = call(*SARSENSE, "export", corpus, "--croissant", "--stac", "--out", tmp_path / "described").splitlines()
+    assert "all as written" in call("sarsense", "shards", "verify", tmp_path / "merged")
+    written = call("sarsense", "export", corpus, "--croissant", "--stac", "--out", tmp_path / "described").splitlines()
     assert [Path(line).name for line in written] == ["croissant.json", "collection.json", "items.parquet"]
-    assert "--croissant, --stac or both expected" in call(*SARSENSE, "export", corpus, code=2)
+    assert "--croissant, --stac or both expected" in call("sarsense", "export", corpus, code=2)
     assert "tests among exact" in call(*build, first, "--out", tmp_path / "x", "--dedup", "exact,nothing", code=2)
     assert "try 2km or 500m" in call(*build, first, "--out", tmp_path / "x", "--distance", "far", code=2)
 
@@ -98,29 +122,30 @@ def test_an_output_that_is_no_corpus_or_cannot_be_written_is_refused_in_a_line(t
         "tcp://host:port, or the file": ("build", scene, "--out", tmp_path / "new", "--scheduler", "nonsense"),
     }
     for words, arguments in cases.items():
-        told = call(*SARSENSE, *arguments, code=1)
+        told = call("sarsense", *arguments, code=1)
         assert words in told and told.startswith("sarsense: error: ") and told.count("\n") == 1, told
-    assert "--tile-size" in call(*SARSENSE, "build", scene, "--out", tmp_path / "new", "--tile-size", 1, code=2)
+    assert "--tile-size" in call("sarsense", "build", scene, "--out", tmp_path / "new", "--tile-size", 1, code=2)
 
 
 def test_pictures_that_cannot_be_written_and_a_missing_table_are_told_in_a_line(tmp_path: Path):
     scene, corpus = tmp_path / "a_VV.tif", tmp_path / "corpus"
     write_raster(scene, 10 * np.log10(speckled_power((128, 128), 4, 0)))
-    call(*SARSENSE, "build", scene, "--out", corpus, "--tile-size", 64, "--workers", 0, "--val-share", 0)
+    call("sarsense", "build", scene, "--out", corpus, "--tile-size", 64, "--workers", 0, "--val-share", 0)
     for arguments, words, code in (
         (("show", corpus, "--out", "/proc/sheet.png"), "/proc/sheet.png: ", 1),
         (("show", corpus, "--out", tmp_path / "sheet.jpg"), "ends in .png", 2),
         (("show", corpus, "--out", tmp_path / "sheet.png", "--count", 100_000), "--count from 1 to", 2),
         (("stats", corpus, "--plot", "/proc/plot.png"), "/proc/plot.png: ", 1),
-        (("ls", corpus, "--split", "test"), "'test' is not one of", 2),
+        (("ls", corpus, "--where", "splitt = 'val'"), "--where or --sort: Binder Error", 2),
+        (("get", corpus, "nothing", "-o", tmp_path / "x.png"), "no tile has the key 'nothing'", 2),
     ):
-        assert words in call(*SARSENSE, "shards", *arguments, code=code)
+        assert words in call("sarsense", "shards", *arguments, code=code)
     assert not (tmp_path / "sheet.jpg").exists()
     (corpus / "tiles.parquet").write_bytes(b"PAR1")
     for name in ("ls", "stats", "show"):
-        told = call(*SARSENSE, "shards", name, corpus, code=1)
+        told = call("sarsense", "shards", name, corpus, code=1)
         assert told.startswith("sarsense: error: ") and "tiles.parquet: cannot be read" in told, told
-    told = call(*DIC3L, "pretrain", corpus, "--out", tmp_path / "run", code=1)
+    told = call("dic3l", "pretrain", corpus, "--out", tmp_path / "run", code=1)
     assert "tiles.parquet: cannot be read" in told
 
 
@@ -128,7 +153,7 @@ def test_strict_ends_with_3_and_the_corpus_is_there_all_the_same(tmp_path: Path)
     write_raster(tmp_path / "in" / "a_VV.tif", 10 * np.log10(speckled_power((128, 128), 4, 0)))
     (tmp_path / "in" / "b_VV.tif").write_text("no raster")
     arguments = ["build", tmp_path / "in", "--out", tmp_path / "corpus", "--tile-size", 64, "--workers", 0]
-    call(*SARSENSE, *arguments, "--strict", code=3)
+    call("sarsense", *arguments, "--strict", code=3)
     assert (tmp_path / "corpus" / "corpus.json").is_file()
 
 
@@ -142,4 +167,4 @@ def test_help_and_version_import_nothing_heavy(program: str):
             f"except SystemExit as end: assert not end.code\n"
             f"print('IMPORTED', sorted({heavy} & set(sys.modules)))"
         )
-        assert "IMPORTED []" in call(sys.executable, "-c", code)
+        assert b"IMPORTED []" in subprocess.check_output([sys.executable, "-c", code])
