@@ -168,15 +168,18 @@ def _input(note: Mapping[str, Any]) -> str:
     ]
     if note["weights"].startswith("ONNX"):
         lines += ["", "This file takes codes as they are, one channel, and does that itself."]
-    if ranges := {name: bounds for name, bounds in groups.items() if "lo_db" in bounds}:
+    if ranges := {name: bounds for name, bounds in groups.items() if bounds.get("lo_db") is not None}:
         lines += [
             "",
-            "dB of codes 1 and 255, speckle's bias taken off, by sensor, mode, polarisation and quantity:",
+            "dB of codes 1 and 255 by sensor, mode, polarisation and quantity, speckle's bias taken off (left in of "
+            "fixed ranges, -30 to 5 and, cross-polarised, -35 to 0):",
             "",
             "| group | lowest dB | highest dB |",
             "| --- | ---: | ---: |",
             *(f"| {name} | {bounds['lo_db']:.2f} | {bounds['hi_db']:.2f} |" for name, bounds in sorted(ranges.items())),
         ]
+    elif groups:
+        lines += ["", "Each scene of the corpus has a dB range of its own, measured on it."]
     if any(name.endswith(_OF_PIXEL_VALUES) for name in groups):
         lines += ["", "Of `uncalibrated` and `display` (8-bit pictures), dB are those of pixel values, 20 log10."]
     return "\n".join(lines)

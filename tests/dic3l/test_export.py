@@ -326,11 +326,19 @@ def test_a_row_without_weights_is_of_no_run_also_inside_of_one(run, tmp_path, mo
         export(Path(), tmp_path / "encoder.pt", scores)
 
 
+INPUT = {"input": "codes", "mean": [0.4], "std": [0.2], "crop_size": 64, "weights": "a state dict"}
+
+
+def test_the_card_says_where_scenes_have_ranges_of_their_own():
+    """As corpus.json has them of --normalization scene."""
+    text = _input({**INPUT, "corpus": {"groups": {"S1/IW/VV/sigma0": {"lo_db": None, "hi_db": None, "pixels": 9}}}})
+    assert "Each scene of the corpus has a dB range of its own" in text and "|" not in text
+
+
 def test_the_card_says_where_decibels_are_of_pixel_values():
     ranges = {"lo_db": 20.0, "hi_db": 50.0}
-    note = {"input": "codes", "mean": [0.4], "std": [0.2], "crop_size": 64, "weights": "a state dict"}
     for group, told in (("S1/IW/VV/sigma0", False), ("S1/IW/VV/uncalibrated", True), ("S1/unknown/b1/display", True)):
-        text = _input({**note, "corpus": {"groups": {group: ranges}}})
+        text = _input({**INPUT, "corpus": {"groups": {group: ranges}}})
         assert f"| {group} | 20.00 | 50.00 |" in text and ("those of pixel values" in text) == told
 
 
