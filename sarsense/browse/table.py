@@ -8,6 +8,7 @@ it takes too long.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,8 @@ LARGEST_PAGE = 240
 _SHOWN = (
     "key scene source split sensor mode polarisation content datetime lon lat mean_db std_db enl valid_fraction".split()
 )
+_LAST_SECONDS = 3.0
+"""that the end waits for what was interrupted"""
 _KEPT_ROWS = 4096
 _OUR_BRACKET = 'Parser Error: syntax error at or near ")"'
 _FACET_VALUES = 40
@@ -63,6 +66,8 @@ class TileTable:
         self._stack = ExitStack()
         self._connection = self._stack.enter_context(database(source))
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._closed = False
         self._running: set[duckdb.DuckDBPyConnection] = set()
         self._rows: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._counts: OrderedDict[str, int] = OrderedDict()
@@ -73,15 +78,25 @@ class TileTable:
         self.total = self.count(Question())
 
     def close(self) -> None:
-        """What is being asked is interrupted."""
-        with self._lock:
-            for cursor in self._running:
-                cursor.interrupt()
-        self._stack.close()
+        """What is being asked is interrupted, and waited for: a database that is closed under a query takes the process
+        with it."""
+        with self._idle:
+            self._closed = True
+            deadline = time.monotonic() + _LAST_SECONDS
+            while self._running and time.monotonic() < deadline:
+                for cursor in self._running:
+                    with suppress(duckdb.Error):
+                        cursor.interrupt()
+                self._idle.wait(0.05)  # one may just begin what was not there to be interrupted
+            left = bool(self._running)
+        if not left:
+            self._stack.close()
 
     @contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._lock:
+            if self._closed:
+                raise SettingError("the server is about to end")
             cursor = self._connection.cursor()
             self._running.add(cursor)
         try:
@@ -92,9 +107,10 @@ class TileTable:
                 )
             yield cursor
         finally:
-            with self._lock:
-                self._running.discard(cursor)
             cursor.close()
+            with self._idle:
+                self._running.discard(cursor)
+                self._idle.notify_all()
 
     def ask(self, query: str) -> pa.Table:
         """The rows of one SELECT. SettingError."""
@@ -183,8 +199,11 @@ class TileTable:
         return found[0]
 
     def row(self, number: int) -> dict[str, Any]:
-        """All columns of a tile. SettingError where there is none."""
-        found = self._numbered([number], self.columns)
+        """All columns of a tile, but a footprint that is no geometry. SettingError where there is none."""
+        try:
+            found = self._numbered([number], self.columns)
+        except SettingError:
+            found = self._numbered([number], [name for name in self.columns if name != "footprint"])
         if not found:
             raise SettingError(f"no tile has the number {number}; there are {self.total:,}")
         return found[0]
