@@ -56,8 +56,8 @@ def read_scores(path: Path, evaluated: Sequence[Path]) -> ScoreTable:
         ) from error
     if not own:
         raise Dic3lError(
-            f"--scores {path}: a row of {evaluated[0]} expected, rows of {'; '.join(dict.fromkeys(names))} found; "
-            "evaluate this run or its exported file"
+            f"--scores {path}: a row of {evaluated[0].resolve()} expected, rows of {'; '.join(dict.fromkeys(names))} "
+            "found; evaluate this run or its exported file"
         )
     return ScoreTable(f"{path.name}, SHA-256 {hashlib.sha256(content).hexdigest()[:12]}", text.strip(), own)
 
@@ -66,12 +66,12 @@ def _is_of(name: str, scores: Path, evaluated: Sequence[Path]) -> bool:
     """Whether a row is of one of these places: 'arch, weights', or a method of `dic3l compare`, whose OUT/scores/TASK
     has the scores of OUT/runs/METHOD-SEED. '{seed}' stands for a number."""
     _, comma, weights = name.partition(", ")
-    tasks = scores.absolute().parent.parent
+    tasks = scores.resolve().parent.parent
     if not comma and tasks.name != "scores":
         return False
-    place = Path(weights).absolute() if comma else tasks.parent / "runs" / f"{name}-{{seed}}"
+    place = Path(weights).resolve() if comma else tasks.parent / "runs" / f"{name}-{{seed}}"
     pattern = re.escape(str(place)).replace(re.escape("{seed}"), r"\d+")
-    return any(re.fullmatch(pattern, str(one.absolute())) for one in evaluated)
+    return any(re.fullmatch(pattern, str(one.resolve())) for one in evaluated)
 
 
 def _of_several(name: str) -> bool:

@@ -303,7 +303,7 @@ def test_the_card_takes_its_scores_from_the_evaluation_of_this_run(run, tmp_path
         assert ("of which this is one" in card(tmp_path / "encoder.md")[1]) == ("{seed}" in name)
 
 
-def test_the_card_takes_its_scores_from_a_comparison_that_this_run_is_of(run, tmp_path):
+def test_the_card_takes_its_scores_from_a_comparison_that_this_run_is_of(run, tmp_path, monkeypatch):
     named = shutil.copytree(run, tmp_path / "cmp" / "runs" / "dic3l-0")
     scores = evaluation(tmp_path / "cmp" / "scores" / "land" / "evaluation.json", "pixel values", "byol", "dic3l")
     export(named, tmp_path / "encoder.pt", scores)
@@ -311,6 +311,8 @@ def test_the_card_takes_its_scores_from_a_comparison_that_this_run_is_of(run, tm
     (result,) = head["model-index"][0]["results"]
     assert result["metrics"][1]["value"] == pytest.approx(0.96)  # of seeds with 0 and 8 errors: that of dic3l
     assert "This encoder: dic3l, the mean over runs of several seeds, of which this is one." in text
+    monkeypatch.chdir(named)
+    export(Path(), tmp_path / "encoder.pt", Path("../../scores/land/evaluation.json"))
     for other in (run, shutil.copytree(run, tmp_path / "runs" / "dic3l-0")):
         with pytest.raises(Dic3lError, match="rows of pixel values; byol; dic3l found"):
             export(other, tmp_path / "encoder.pt", scores)
