@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sarsense.errors import ShardError
-from sarsense.inspection.get import png
+from sarsense.inspection.picture import png
 from sarsense.inspection.source import Source
 from sarsense.inspection.tile import Tile, read_tile
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
+import pyarrow as pa
+
 from sarsense.errors import SettingError
-from sarsense.inspection.query import columns_of, condition, database, run
+from sarsense.inspection.query import columns_of, condition, database, literal, run
 from sarsense.inspection.source import Source
 from sarsense.inspection.tile import NEEDED
 
@@ -48,22 +51,25 @@ def spread(source: Source, count: int, seed: int = 0, where: str | None = None, 
     column = _known(by, known) if by else next(name for name in ("group", "shard") if name in known)
     scene = "scene" if "scene" in known else "shard"
     with database(source) as connection:
-        rows = run(
+        chosen = run(
             connection,
             f"""
             WITH drawn AS (
-                SELECT *, coalesce(CAST("{column}" AS VARCHAR), 'unknown') AS part, md5(key || '{int(seed)}') AS draw
-                FROM tiles{condition(where)}
+                SELECT coalesce(CAST("{column}" AS VARCHAR), 'unknown') AS part, count(*) AS n,
+                    min({{'draw': md5(key || '{int(seed)}'), 'key': key, 'shard': shard}}, {int(count)}) AS tiles
+                FROM tiles{condition(where)} GROUP BY part, "{scene}"
             ), turns AS (
-                SELECT *, row_number() OVER (PARTITION BY part, "{scene}" ORDER BY draw) AS turn FROM drawn
+                SELECT part, unnest(tiles) AS tile, generate_subscripts(tiles, 1) AS turn FROM drawn
             ), ranks AS (
-                SELECT *, row_number() OVER (PARTITION BY part ORDER BY turn, draw) AS rank FROM turns
+                SELECT *, row_number() OVER (PARTITION BY part ORDER BY turn, tile) AS rank FROM turns
+                QUALIFY rank <= {int(count)}
             )
-            SELECT {_columns(known)}, part, (SELECT count(*) FROM drawn) AS n FROM ranks
-            WHERE rank <= {int(count)} ORDER BY rank, part LIMIT {int(count)}
+            SELECT tile.key AS key, tile.shard AS shard, part, (SELECT sum(n) FROM drawn)::BIGINT AS n
+            FROM ranks ORDER BY rank, part LIMIT {int(count)}
             """,
             source,
-        ).to_pylist()
+        )
+        rows = _whole(connection, chosen, known, source)
     rows.sort(key=lambda row: (row["part"], row.get(scene) or "", row["key"]))
     heads = [row["part"] for row in rows] if by else []
     return Choice(rows, [""] * len(rows), heads, rows[0]["n"] if rows else 0)
@@ -78,20 +84,21 @@ def near(source: Source, count: int, lon: float, lat: float, where: str | None =
     if "lon" not in known:
         raise SettingError(f"--near: nothing says where the tiles of {source.name} lie")
     with database(source) as connection:
-        rows = run(
+        chosen = run(
             connection,
             f"""
             WITH far AS (
-                SELECT *, {2 * _EARTH_KM} * asin(least(1, sqrt(
+                SELECT key, shard, {2 * _EARTH_KM} * asin(least(1, sqrt(
                     pow(sin(radians(lat - {float(lat)}) / 2), 2) + cos(radians(lat)) * cos(radians({float(lat)}))
                     * pow(sin(radians(lon - {float(lon)}) / 2), 2)))) AS km
                 FROM tiles{condition(where)}
             )
-            SELECT {_columns(known)}, km, (SELECT count(*) FROM far WHERE km IS NOT NULL) AS n
+            SELECT *, (SELECT count(*) FROM far WHERE km IS NOT NULL) AS n
             FROM far WHERE km IS NOT NULL ORDER BY km, key LIMIT {int(count)}
             """,
             source,
-        ).to_pylist()
+        )
+        rows = _whole(connection, chosen, known, source)
     if not rows:
         raise SettingError(f"--near: no tile of {source.name} has a place")
     return Choice(rows, [f"{row['km']:,.1f} km away" for row in rows], [], rows[0]["n"])
@@ -117,25 +124,37 @@ def outliers(source: Source, count: int, where: str | None = None) -> Choice:
     )
     largest = f"greatest({', '.join(f'abs(z_{name})' for name in columns)})"
     with database(source) as connection:
-        rows = run(
+        chosen = run(
             connection,
             f"""
-            WITH measured AS (SELECT *, {features} FROM tiles{condition(where)}),
+            WITH measured AS (SELECT key, shard, "group", {features} FROM tiles{condition(where)}),
             groups AS (
                 SELECT "group" AS g, count(*) AS size, {medians} FROM measured GROUP BY "group"
             ),
             judged AS (
-                SELECT measured.*, {scores} FROM measured JOIN groups ON measured."group" = groups.g
+                SELECT key, shard, {scores} FROM measured JOIN groups ON measured."group" = groups.g
                 WHERE size >= {_FEWEST}
             )
-            SELECT {_columns(known)}, {", ".join(f"z_{name}" for name in columns)}, (SELECT count(*) FROM judged) AS n
+            SELECT *, (SELECT count(*) FROM judged) AS n
             FROM judged ORDER BY {largest} DESC, key LIMIT {int(count)}
             """,
             source,
-        ).to_pylist()
+        )
+        rows = _whole(connection, chosen, known, source)
     if not rows:
         raise SettingError(f"--outliers: no group of {source.name} has {_FEWEST} tiles to tell one from the others")
     return Choice(rows, [_why(row, list(columns)) for row in rows], [], rows[0]["n"])
+
+
+def _whole(
+    connection: duckdb.DuckDBPyConnection, chosen: pa.Table, known: list[str], source: Source
+) -> list[dict[str, Any]]:
+    """The chosen rows with the columns of a sheet: those are read of few tiles, not carried through the choice."""
+    keys = ", ".join(literal(key) for key in chosen["key"].to_pylist())
+    wanted = ", ".join(f'"{name}"' for name in dict.fromkeys((*NEEDED, *_SHOWN)) if name in known)
+    found = run(connection, f"SELECT {wanted} FROM tiles WHERE key IN ({keys or 'NULL'})", source).to_pylist()
+    by_name = {(row["key"], row["shard"]): row for row in found}
+    return [by_name[row["key"], row["shard"]] | row for row in chosen.to_pylist()]
 
 
 def _why(row: dict[str, Any], names: list[str]) -> str:
@@ -147,10 +166,6 @@ def _safe(sql: str) -> str:
     """The logarithm of what is not above 0 is null."""
     column = sql.removeprefix("ln(").rstrip(")")
     return sql if sql == column else f"CASE WHEN {column} > 0 THEN {sql} END"
-
-
-def _columns(known: list[str]) -> str:
-    return ", ".join(f'"{name}"' for name in dict.fromkeys((*NEEDED, *_SHOWN)) if name in known)
 
 
 def _known(column: str, known: list[str]) -> str:

@@ -16,26 +16,25 @@ from rasterio.io import MemoryFile
 
 from sarsense.errors import SettingError
 from sarsense.files import atomic_write
-from sarsense.inspection.query import select
+from sarsense.inspection.picture import png
+from sarsense.inspection.query import literal, select
 from sarsense.inspection.source import Source
 from sarsense.inspection.tile import NEEDED, Tile, read_tile
 
-NO_DATA = (40, 70, 130)
-"""a blue that no grey has"""
 _PLACE = ("crs", "transform", "lonlat_transform")
 _PROVENANCE = ("scene", "source", "band", "row", "col", "sensor", "mode", "datetime", "orbit_direction", "split", "enl")
 
 
 def row_of(source: Source, key: str) -> dict[str, Any]:
     """The whole row of the tile of this key. SettingError where there is none, or more than one."""
-    found = select(source, where=f"key = '{_quoted(key)}'", limit=2).to_pylist()
+    found = select(source, where=f"key = {literal(key)}", limit=2).to_pylist()
     if len(found) == 1:
         return found[0]
     if found:
         raise SettingError(
             f"{source.name}: {key} lies in {found[0]['shard']} and in {found[1]['shard']}: name one of them"
         )
-    near = select(source, ["key"], where=f"starts_with(key, '{_quoted(key)}')", limit=3)["key"].to_pylist()
+    near = select(source, ["key"], where=f"starts_with(key, {literal(key)})", limit=3)["key"].to_pylist()
     hint = f"; there are {', '.join(near)}, ..." if near else "; `sarsense shards ls` lists keys"
     raise SettingError(f"{source.name}: no tile has the key {key!r}{hint}")
 
@@ -66,19 +65,6 @@ def _npy(tile: Tile, row: Mapping[str, Any]) -> tuple[bytes, str]:
 def _png(tile: Tile, row: Mapping[str, Any]) -> tuple[bytes, str]:
     names = ", ".join(channel.name for channel in tile.channels)
     return png(tile.grey(), tile.coded), f"grey of {names}; {'no data blue' if tile.coded else 'stretched'}"
-
-
-def png(planes: np.ndarray, coded: bool) -> bytes:
-    """A PNG of planes, uint8 (C, H, W), side by side; of codes 0 is blue."""
-    from PIL import Image
-
-    grey = np.concatenate(list(planes), axis=1)
-    rgb = np.repeat(grey[..., None], 3, axis=2)
-    if coded:
-        rgb[grey == 0] = NO_DATA
-    buffer = io.BytesIO()
-    Image.fromarray(rgb if coded and (grey == 0).any() else grey).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _geotiff(tile: Tile, row: Mapping[str, Any]) -> tuple[bytes, str]:
@@ -121,10 +107,6 @@ def _placed(row: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         told = "WGS 84, by the affine map nearest to the scene's control points"
         return {"crs": "EPSG:4326", "transform": Affine(*lonlat)}, told
     return {}, "without a place: the tile has none"
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
 
 
 _WRITERS: dict[str, Callable[[Tile, Mapping[str, Any]], tuple[bytes, str]]] = {

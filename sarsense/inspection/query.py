@@ -38,7 +38,7 @@ def database(source: Source) -> Iterator[duckdb.DuckDBPyConnection]:
             connection.register("tiles", source.scanned)
         else:
             files = {name: stack.enter_context(_table(source.corpus, name)) for name in TABLES}
-            allowed = ", ".join(_text(str(path)) for path in files.values())
+            allowed = ", ".join(literal(str(path)) for path in files.values())
             connection.execute(f"SET allowed_paths=[{allowed}]")
         connection.execute("SET enable_external_access=false")
         connection.execute("SET enable_progress_bar=false")
@@ -130,7 +130,8 @@ def _name(column: str) -> str:
     return '"' + column.replace('"', '""') + '"'
 
 
-def _text(value: str) -> str:
+def literal(value: str) -> str:
+    """A text as SQL writes it."""
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -158,8 +159,8 @@ def _view(source: Source, name: str, path: Path, numbered: str = "") -> str:
         lacking = "".join(f", NULL AS {_name(column)}" for column in missing)
     narrowed = ""
     if name == "tiles" and source.shards is not None:
-        narrowed = f" WHERE shard IN ({', '.join(map(_text, source.shards))})"
-    read = f"read_parquet({_text(str(path))}{', file_row_number=true' if numbered else ''})"
+        narrowed = f" WHERE shard IN ({', '.join(map(literal, source.shards))})"
+    read = f"read_parquet({literal(str(path))}{', file_row_number=true' if numbered else ''})"
     return f"CREATE VIEW {numbered or name} AS SELECT *{lacking} FROM {read}{narrowed}"
 
 
