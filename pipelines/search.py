@@ -278,8 +278,9 @@ def draw(found: Found, out_png: Path, corpus: Place | None = None) -> None:
 
 
 def _caption(hit: Hit) -> tuple[str, str, str]:
+    """Places are written as --place takes them."""
     head = "the query" if hit.rank == 0 else f"{hit.rank}: cosine {hit.cosine:.4f}"
-    where = "no place" if hit.lon is None or hit.lat is None else f"{hit.lat:.4f}, {hit.lon:.4f}"
+    where = "no place" if hit.lon is None or hit.lat is None else f"{hit.lon:.4f},{hit.lat:.4f}"
     away = "" if hit.rank == 0 or hit.distance_km is None else f"; {hit.distance_km:.1f} km"
     return f"{head}  {hit.polarisation or ''}", _shortened(hit.scene, _LETTERS), f"{where}{away}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,12 +26,11 @@ from cli import dic3l_app
 from dic3l.errors import ConfigError, Dic3lError
 from pipelines.embed import embed
 from pipelines.embeddings import embedding_schema
-from pipelines.search import Found, Query, _largest, draw, parse_place, search
+from pipelines.search import Found, Hit, Query, _caption, _largest, draw, parse_place, search
 from sarsense.corpus import open_corpus
 from sarsense.errors import CorpusError, SettingError
 from sarsense.shards import TileReader
 from tests.pipelines.test_embed import weights  # noqa: F401  a fixture
-from tests.test_cli import call
 
 
 @pytest.fixture(scope="module")
@@ -241,4 +241,10 @@ def command(*options: object, of: Path, code: int = 0) -> str:
 
 def test_search_needs_no_torch():
     code = "import sys, pipelines.search; print('torch' in sys.modules)"
-    assert call(sys.executable, "-c", code).strip() == "False"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_a_place_under_a_picture_is_one_that_can_be_asked_for():
+    told = _caption(Hit(1, 0.5, 3, "key", "scene", "train", "VV", -48.1, 25.25, 7.0))
+    assert told[2] == "-48.1000,25.2500; 7.0 km" and parse_place(told[2].split(";")[0]) == (-48.1, 25.25)
+    assert _caption(Hit(1, 0.5, 3, "key", "scene", None, None, None, None, None))[2] == "no place"
