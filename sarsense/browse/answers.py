@@ -148,6 +148,7 @@ def _tile(desk: Desk, request: Request) -> Answer:
         **_card(row, flagged),
         "row": _shown(row),
         "scene_row": None if scene is None else _shown(scene),
+        "searchable": _in_full(row.get("scene")),
         "ring": _ring(row),
         "planes": [],
         "broken": None,
@@ -319,6 +320,11 @@ def _plain(value: Any, longest: int = _LONGEST_TEXT) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one, longest) for one in value[:_LONGEST_LIST]]
     return plain(value.isoformat() if isinstance(value, date) else str(value), longest)
+
+
+def _in_full(value: Any) -> bool:
+    """Whether a text is shown as it is, so that it may be asked for by what is shown."""
+    return isinstance(value, str) and plain(value, _LONGEST_NAME) == value
 
 
 def _finite(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,13 +19,16 @@ export class Detail {
   }
 
   hide() {
-    this.n = null;
+    this.n = this.tile = null;
     this.asked += 1;
     this.root.classList.add("hidden");
+    this.root.replaceChildren();
   }
 
   async show(n) {
     this.n = n;
+    this.tile = null; // until the new one is here, nothing can be done to the old one that is still seen
+    this.root.setAttribute("aria-busy", "true");
     const mine = ++this.asked;
     this.root.classList.remove("hidden");
     this.root.focus();
@@ -33,6 +36,7 @@ export class Detail {
     try {
       tile = await ask("/api/tile", { n });
     } catch (error) {
+      this.root.setAttribute("aria-busy", "false");
       if (mine === this.asked) this.root.replaceChildren(this.top({ key: `tile ${n}` }), el("p", { className: "nothing", textContent: error.message }));
       return;
     }
@@ -43,6 +47,7 @@ export class Detail {
     this.look = el("div", { className: "look" });
     const side = el("div", { className: "facts-side" }, this.flagBox, this.place(), this.nearBox, this.provenance(), this.scene());
     this.root.replaceChildren(this.top(tile), el("div", { className: "columns" }, this.look, side));
+    this.root.setAttribute("aria-busy", "false");
     this.drawFlag();
     this.drawLook();
     const near = await ask("/api/near", { n }).catch((error) => ({ error: error.message }));
@@ -218,20 +223,22 @@ export class Detail {
   toggleFlag() {
     if (!this.tile) return;
     if (!this.tile.flag) this.flag(false);
-    else this.change("/api/unflag", { n: this.n, whole: this.tile.flag.what === "scene" });
+    else this.change("/api/unflag", { whole: this.tile.flag.what === "scene" });
   }
 
   flag(whole) {
-    return this.change("/api/flag", { n: this.n, reason: this.reason.value, whole });
+    return this.change("/api/flag", { reason: this.reason.value, whole });
   }
 
   async change(path, value) {
+    const { tile } = this;
+    if (tile === null) return;
     try {
-      this.tile.flag = (await post(path, value)).flag;
-      this.drawFlag();
+      tile.flag = (await post(path, { n: tile.n, ...value })).flag;
       this.page.flagged();
+      if (tile === this.tile) this.drawFlag();
     } catch (error) {
-      this.flagBox.querySelector("#flag-note").textContent = error.message;
+      if (tile === this.tile) this.flagBox.querySelector("#flag-note").textContent = error.message;
     }
     this.root.focus();
   }
@@ -262,7 +269,7 @@ export class Detail {
 
   provenance() {
     const box = el("section", { className: "panel" }, el("h2", { textContent: "Tile" }), facts(this.tile.row));
-    if (this.tile.scene) box.append(el("div", { className: "row" }, el("button", { type: "button", textContent: "all tiles of its scene", onclick: () => this.find(`scene = ${quoted(this.tile.scene)}`) })));
+    if (this.tile.searchable) box.append(el("div", { className: "row" }, el("button", { type: "button", textContent: "all tiles of its scene", onclick: () => this.find(`scene = ${quoted(this.tile.scene)}`) })));
     return box;
   }
 

@@ -434,9 +434,11 @@ def server(desk: Desk) -> Iterator[BrowseServer]:
     with BrowseServer(desk) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _asked(server: BrowseServer, path: str, method: str = "GET", body: bytes | None = None, **headers: str | None):
