@@ -608,6 +608,39 @@ def _shards_stats(
         typer.echo(str(plot))
 
 
+@shards_app.command("map")
+def _shards_map(
+    source: Annotated[str, _SHARDS],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help=".html: a page that works offline; .geojson, .parquet (GeoParquet): for a GIS."
+        ),
+    ] = Path("map.html"),
+    color: Annotated[
+        str | None,
+        typer.Option(help="Column that colours the page, or month, year, season, region, spacing. Default: split."),
+    ] = None,
+    where: Annotated[str | None, _WHERE] = None,
+    thumbnails: Annotated[int, typer.Option(min=0, help="Pictures in the page, spread over scenes.")] = 400,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Draw where tiles lie: one HTML file with coastline, colours, pictures and provenance; or GeoJSON, GeoParquet."""
+    from sarsense.inspection.map import write_map
+    from sarsense.inspection.source import open_source
+
+    drawn = write_map(open_source(source), out, color, where, thumbnails, source)
+    if as_json:
+        _print_json(drawn.to_json())
+        return
+    pictures = f", {drawn.thumbnails} pictures" if drawn.thumbnails else ""
+    typer.echo(f"{out}: {drawn.tiles - drawn.unplaced:,} tiles{pictures}, {out.stat().st_size / 2**20:,.1f} MiB")
+    if drawn.unplaced:
+        typer.echo(f"{drawn.unplaced:,} tiles have no place")
+    if drawn.unreadable:
+        typer.echo(f"{drawn.unreadable} pictures could not be read; `sarsense shards verify` tells why")
+
+
 @shards_app.command("show")
 def _shards_show(
     source: Annotated[str, _SHARDS],

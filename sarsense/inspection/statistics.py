@@ -17,11 +17,9 @@ from sarsense.codes import step_db
 from sarsense.errors import SettingError
 from sarsense.inspection.query import columns_of, condition, database, run, select
 from sarsense.inspection.source import Source
-from sarsense.report.classes import COLUMNS, with_classes
+from sarsense.report.classes import CLASSES, COLUMNS, with_classes
 
 OVERVIEW = ("sensor", "polarisation", "split", "month", "spacing", "region")
-CLASSES = ("month", "year", "season", "region", "spacing")
-"""that no column holds, but date, place and spacing tell"""
 _COLUMNS = tuple(name for name in COLUMNS if name not in ("mode", "orbit_direction"))
 _MEASURED = ("bytes", "mean_db", "std_db", "enl", "valid_fraction", "group")
 _MOST = 3

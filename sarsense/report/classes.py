@@ -12,6 +12,8 @@ from sarsense.report.regions import SEASONS, UNKNOWN, numbered_seasons, numbered
 
 _SPACING_EDGES = (0.7, 1.7, 4.0, 7.0, 15.0, 35.0, 70.0)
 """metres: none near a spacing that products have, so that 10.002 m and 9.998 m are of one class"""
+CLASSES = ("month", "year", "season", "region", "spacing")
+"""that no column holds, but date, place and spacing tell"""
 COLUMNS = (
     "scene",
     "split",
