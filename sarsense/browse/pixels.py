@@ -61,7 +61,8 @@ def planes(source: Source, row: Mapping[str, Any]) -> list[Plane]:
     shown: list[Plane] = []
     for channel, layer in list(zip(tile.channels, layers, strict=True))[:_CHANNELS]:
         unit = "value" if found is None else "dB of the picture's values" if channel.display else "dB"
-        name, values = channel.name or "pixels", layer.astype(np.float32)
+        name = f"channel {channel.name}" if channel.name.isdigit() else channel.name or "pixels"
+        values = layer.astype(np.float32)
         if found is None:
             shown.append(Plane(name, unit, values))
             continue

@@ -216,7 +216,7 @@ export class Detail {
           el("button", { type: "button", id: "flag-tile", textContent: "tile", title: "Flag this tile (f)", onclick: () => this.flag(false) }),
           el("button", { type: "button", id: "flag-scene", textContent: "whole scene", disabled: !this.tile.scene, onclick: () => this.flag(true) })));
     }
-    parts.push(el("p", { className: "note", id: "flag-note", textContent: "sarsense build --exclude leaves out what is flagged" }));
+    parts.push(el("p", { className: "note", id: "flag-note", textContent: this.page.start.corpus ? "sarsense build --exclude leaves out what is flagged" : "tars of another program: the list is for you alone" }));
     this.flagBox.replaceChildren(...parts);
   }
 

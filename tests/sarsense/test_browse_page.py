@@ -68,7 +68,7 @@ class _Tab:
         return [tile.get_attribute("data-n") for tile in self.page.query_selector_all("#grid .tile.flagged")]
 
     def until(self, holds: str) -> None:
-        """Wait until an expression is true: the policy of the page forbids `wait_for_function`, which evaluates text."""
+        """Wait until an expression is true: the page's policy forbids `wait_for_function`, which evaluates text."""
         deadline = time.monotonic() + 20
         while not self.page.evaluate(holds):
             assert time.monotonic() < deadline, holds
