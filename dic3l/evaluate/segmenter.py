@@ -71,7 +71,9 @@ class Segmenter(nn.Module):
 
     def cells(self, x: Tensor) -> list[Tensor]:
         """The decoder's grids of logits, for normalised images float32 (N K, 3 or 1, H, W)."""
-        return self.decoder([fuse_images(one, self.images, self.fuse) for one in self.backbone.pyramid(x)])
+        maps = list(self.backbone.pyramid(x))
+        # one by one, so that both forms of a map are there of one stage alone: of a large window it is a third of all
+        return self.decoder([fuse_images(maps.pop(0), self.images, self.fuse) for _ in range(len(maps))])
 
     @cached_property
     def reach(self) -> int | None:
@@ -105,7 +107,7 @@ def fuse_images(features: Tensor, images: int, fuse: Fuse) -> Tensor:
     if fuse == "change":
         first, second = separate.unbind(1)
         return torch.cat([first, second, (first - second).abs()], dim=1)
-    return separate.flatten(1, 2)
+    return torch.cat(separate.unbind(1), dim=1)  # unlike flatten, keeps channels_last
 
 
 def to_pixels(cells: Tensor, stride: int, centre: float, height: int, width: int) -> Tensor:
