@@ -490,6 +490,27 @@ def _describe(
     _say(str(path) for path in export(open_corpus(corpus), out or corpus, croissant, stac))
 
 
+@sarsense_app.command("report")
+def _report(
+    source: Annotated[str, _SHARDS],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file, which holds everything.")] = Path("report.html"),
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Write the page of a corpus: numbers and pictures of a paper's data section, for a browser or for print."""
+    from sarsense.inspection.source import open_source
+    from sarsense.report.document import write_report
+
+    if out.suffix.lower() != ".html":
+        raise typer.BadParameter(f"a name that ends in .html expected, '{out}' found", param_hint="--out")
+    opened = open_source(source)
+    write_report(opened, out)
+    if as_json:
+        digest = None if opened.corpus is None else opened.corpus.digest
+        _print_json({"out": str(out), "bytes": out.stat().st_size, "digest": digest})
+    else:
+        typer.echo(str(out))
+
+
 _WHERE = typer.Option(
     help="Only these tiles: a condition of SQL on columns of tiles.parquet, as \"sensor = 'S1' and enl < 5\"."
 )

@@ -52,21 +52,28 @@ def is_current(corpus: Corpus) -> bool:
 
 def datasheet(corpus: Corpus) -> str:
     """The Markdown of a corpus's README. Reads the tables alone. Raises CorpusError where it has no tiles."""
+    written = sections(corpus)
+    written["pictures"] = _pictures(corpus)
+    order = ["what", "pictures", *(name for name in written if name not in ("what", "pictures"))]
+    return "\n\n".join(written[name] for name in order) + "\n"
+
+
+def sections(corpus: Corpus) -> dict[str, str]:
+    """The Markdown of the sections but the pictures, in their order: what, load, composition, levels, labels (of a
+    corpus that has some), sources, made, licence. Raises CorpusError where there are no tiles."""
     table = corpus.tiles(columns=COLUMNS)
     require_tiles(table["split"], corpus)
     table = with_classes(table)
-    sections = [
-        _what(corpus, table),
-        _pictures(corpus),
-        _load(corpus),
-        _composition(table),
-        _levels(corpus),
-        *([_labels(corpus)] if corpus.labelled else []),
-        _sources(corpus, table),
-        _made(corpus),
-        _licence(),
-    ]
-    return "\n\n".join(sections) + "\n"
+    return {
+        "what": _what(corpus, table),
+        "load": _load(corpus),
+        "composition": _composition(table),
+        "levels": _levels(corpus),
+        **({"labels": _labels(corpus)} if corpus.labelled else {}),
+        "sources": _sources(corpus, table),
+        "made": _made(corpus),
+        "licence": _licence(),
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------- sections

@@ -26,14 +26,18 @@ _READ = 100
 _LONGEST = 26
 
 
-def overview_figure(source: Source, told: dict[str, Any], out_png: Place, where: str | None = None) -> None:
-    """`told`: of `statistics`, by its default columns or by others: those are drawn as bars too."""
+def overview_figure(
+    source: Source, told: dict[str, Any], out_png: Place, where: str | None = None, read: int = _READ
+) -> None:
+    """`told`: of `statistics`, by its default columns or by others: those are drawn as bars too. `read`: tiles of each
+    group whose pixels are counted; 0: none."""
     check_picture(out_png)
     wanted = ("sensor", "polarisation", "mean_db", "std_db", "enl", "valid_fraction")
     known = [name for name in wanted if name in columns_of(source)]
     table = select(source, known, where)
     # pixels are those of the whole corpus: a part of its tiles is told by its table
-    pixels = code_histograms(source.corpus, _READ) if _is_whole(source, where) and source.corpus else []
+    whole = read and _is_whole(source, where)
+    pixels = code_histograms(source.corpus, read) if whole and source.corpus else []
     lines = math.ceil(len(pixels) / 3)
     figure = Figure(figsize=(13.5, 7.6 + 2.5 * lines), dpi=DPI, layout="constrained", facecolor="white")
     version = "" if told["version"] is None else f" {told['version']}"
