@@ -150,16 +150,9 @@ def test_the_files_are_the_same_twice_and_are_no_fault_of_the_corpus(corpus: Cor
     assert all((corpus.root / path).is_file() for path in re.findall(r"\]\((.*?\.png)\)", text))
 
 
-def test_pictures_of_a_large_corpus_are_of_a_part(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_map_of_a_large_corpus_counts(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "LARGE", 10)
-    monkeypatch.setattr(pictures, "_BATCH", 16)
-    sample = pictures._Sample(corpus)
-    pairs = Counter((row["group"], row["scene"]) for row in sample.tiles().to_pylist())
-    assert set(pairs.values()) == {1}
-    assert set(pairs) == {(row["group"], row["scene"]) for row in corpus.tiles().to_pylist()}
-    keys = corpus.tiles()["key"].to_pylist()
-    places = [keys.index(key) for key in sample.tiles()["key"].to_pylist()]
-    assert places == sorted(places)
+    assert "Tiles by cell of the map" in pictures.pictures_of(corpus)[pictures.MAP]
     assert len(pictures.draw_pictures(corpus)) == 3
 
 
