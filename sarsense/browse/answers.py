@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -59,6 +60,8 @@ class Desk:
     def __init__(self, table: TileTable, flags: FlagFile) -> None:
         self.table, self.flags = table, flags
         self.source = table.source
+        self.session = secrets.token_hex(4)
+        """in the addresses of what a browser keeps: at the same port there may be another corpus in an hour"""
 
 
 def answer(desk: Desk, request: Request) -> Answer:
@@ -105,7 +108,7 @@ def _start(desk: Desk, request: Request) -> Answer:
             "channels": channels,
             "unknown": [plain(name) for name in source.unknown],
             "flags": plain(str(desk.flags.path)),
-            "digest": "" if source.corpus is None else source.corpus.digest[:12],
+            "session": desk.session,
             "places": table.places(),
         }
     )

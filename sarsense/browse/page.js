@@ -41,7 +41,7 @@ const SORTS = [
 ];
 
 const state = { where: "", sort: "", facets: {}, perScene: false, flagged: false, offset: 0, channel: "0", own: "0", tile: null };
-let start = null, rows = [], count = 0, asked = 0, detail = null;
+let start = null, rows = [], count = 0, asked = 0, facetsOld = true, detail = null;
 const channel = "BroadcastChannel" in window ? new BroadcastChannel(`sarsense-flags-${location.host}`) : null;
 
 // ------------------------------------------------------------------------------------------------- state and address
@@ -98,13 +98,15 @@ export function change(what, entry = true) {
 
 async function load(facetsToo = true) {
   const mine = ++asked;
+  facetsOld ||= facetsToo; // a later page may overtake the one that was to bring them
   $("grid").setAttribute("aria-busy", "true");
   try {
     const found = await ask("/api/tiles", { ...question(), offset: state.offset, limit: PAGE });
     if (mine !== asked) return;
+    const same = !facetsToo && rows.length > 0 && count === found.count && rows.length === found.rows.length && rows.every((row, index) => row.n === found.rows[index].n);
     ({ rows, count } = found);
     $("error").classList.add("hidden");
-    draw();
+    if (same) drawFlags(); else draw();
   } catch (error) {
     if (mine !== asked) return;
     $("error").textContent = error.message;
@@ -113,7 +115,7 @@ async function load(facetsToo = true) {
   } finally {
     if (mine === asked) $("grid").setAttribute("aria-busy", "false");
   }
-  if (facetsToo) ask("/api/facets", question()).then((found) => { if (mine === asked) drawFacets(found); }, () => {});
+  if (facetsOld) ask("/api/facets", question()).then((found) => { if (mine === asked) { drawFacets(found); facetsOld = false; } }, () => {});
 }
 
 function draw() {
@@ -125,6 +127,12 @@ function draw() {
   $("range").textContent = rows.length ? `${figures(state.offset + 1)} – ${figures(state.offset + rows.length)} of ${figures(count)}` : "";
   $("first").disabled = $("back").disabled = state.offset === 0;
   $("on").disabled = state.offset + rows.length >= count;
+}
+
+/** The same tiles, of which others are flagged: focus and place in the grid stay. */
+function drawFlags() {
+  const tiles = $("grid").querySelectorAll(".tile");
+  rows.forEach((row, index) => tiles[index]?.classList.toggle("flagged", Boolean(row.flag)));
 }
 
 /** A tile of the grid, or among those that are near another. */
@@ -145,7 +153,7 @@ export function card(row, onclick, facts = null) {
 }
 
 function thumbnailQuery(n) {
-  return { n, channel: state.channel, own: state.own, v: start.digest };
+  return { n, channel: state.channel, own: state.own, v: start.session };
 }
 
 function thumbnail(n) {
@@ -267,8 +275,8 @@ async function quickly(n) {
     const path = row.flag ? "/api/unflag" : "/api/flag";
     const whole = row.flag?.what === "scene";
     row.flag = (await post(path, row.flag ? { n, whole } : { n, reason: "", whole: false })).flag;
-    $("grid").querySelector(`[data-n="${n}"]`)?.classList.toggle("flagged", Boolean(row.flag));
-    channel?.postMessage("changed");
+    drawFlags();
+    flagged();
   } catch (error) {
     $("error").textContent = error.message;
     $("error").classList.remove("hidden");

@@ -218,7 +218,7 @@ class TileTable:
 
     def count(self, question: Question) -> int:
         """Tiles of a question; of one per scene, scenes."""
-        what = "count(DISTINCT scene)" if question.per_scene else "count(*)"
+        what = "count(DISTINCT coalesce(scene, ''))" if question.per_scene else "count(*)"
         query = f"SELECT {what} AS n FROM {NUMBERED} AS tiles{self._condition(question)}"
         with self._lock:
             if query in self._counts:

@@ -14,7 +14,7 @@ function svg(tag, attributes = {}, ...children) {
 
 export class Detail {
   constructor(root, page) {
-    Object.assign(this, { root, page, n: null, tile: null, shown: "0", coded: false, low: 0, high: 1, asked: 0, stages: [] });
+    Object.assign(this, { root, page, n: null, tile: null, shown: "0", coded: false, low: 0, high: 1, asked: 0, changes: 0, stages: [] });
     new ResizeObserver(() => this.fit()).observe(root);
   }
 
@@ -56,8 +56,9 @@ export class Detail {
 
   /** The flags were changed in another tab. */
   async refresh() {
+    const { changes } = this;
     const found = await ask("/api/tile", { n: this.n }).catch(() => null);
-    if (found && this.tile && found.n === this.tile.n && JSON.stringify(found.flag) !== JSON.stringify(this.tile.flag)) {
+    if (found && this.tile && changes === this.changes && found.n === this.tile.n && JSON.stringify(found.flag) !== JSON.stringify(this.tile.flag)) {
       this.tile.flag = found.flag;
       this.drawFlag();
     }
@@ -94,7 +95,7 @@ export class Detail {
     const which = chosen.some((index) => index < 0) ? [0, 1] : chosen;
     const first = planes[which[0]];
     this.setRange(first);
-    this.stages = which.map((index) => new Stage(planes[index], this.n, index, (x, y) => this.point(x, y)));
+    this.stages = which.map((index) => new Stage(planes[index], this.tile.n, index, this.page.start.session, (x, y) => this.point(x, y)));
     this.bars = el("div", { className: "histogram" });
     this.look.replaceChildren(this.tabBar(planes, first), el("div", { className: "pictures" }, ...this.stages.map((stage) => stage.node)), this.bars);
     this.drawHistogram(first);
@@ -235,6 +236,7 @@ export class Detail {
     if (tile === null) return;
     try {
       tile.flag = (await post(path, { n: tile.n, ...value })).flag;
+      this.changes += 1; // what was asked before tells of the past
       this.page.flagged();
       if (tile === this.tile) this.drawFlag();
     } catch (error) {
@@ -302,8 +304,8 @@ export class Detail {
 
 /** A canvas of one plane: grey between two values, to the pixel; what the cursor is on is read out below. */
 class Stage {
-  constructor(plane, n, index, point) {
-    Object.assign(this, { plane, n, index, values: null });
+  constructor(plane, n, index, session, point) {
+    Object.assign(this, { plane, n, index, session, values: null });
     this.canvas = el("canvas", { width: plane.width, height: plane.height });
     this.value = el("b", { textContent: "\u00a0" });
     this.where = el("span");
@@ -317,7 +319,7 @@ class Stage {
   }
 
   async load() {
-    const answer = await fetch(`/api/values?${new URLSearchParams({ n: this.n, plane: this.index })}`);
+    const answer = await fetch(`/api/values?${new URLSearchParams({ n: this.n, plane: this.index, v: this.session })}`);
     if (!answer.ok) {
       const told = await answer.json().catch(() => ({ error: answer.statusText }));
       this.stage.replaceChildren(el("p", { className: "broken", textContent: told.error }));

@@ -35,6 +35,8 @@ from sarsense.errors import CorpusError, SettingError
 from sarsense.exclusion import read_exclusion
 from sarsense.inspection.source import open_source
 from sarsense.inspection.tile import NEEDED, read_tile
+from sarsense.places import place
+from tests.object_store import ObjectStore
 from tests.pipelines.small import CONFIG, SARSENSE
 
 HOSTILE = "../../../etc/passwd\x1b[31m<img src=x onerror=alert(1)>\u202e\n"
@@ -424,6 +426,36 @@ def test_flags_that_cannot_be_written_are_told(desk: Desk, tmp_path: Path):
     desk.flags.path = tmp_path / "file" / "flags.csv"
     (tmp_path / "file").write_text("in the way")
     assert "file" in _error(_post(desk, "/api/flag", n=0, reason="", whole=False))
+
+
+# -------------------------------------------------------------------------------------------------- other corpora
+
+
+def test_a_shard_of_a_corpus_shows_its_tiles_with_all_that_the_corpus_says(both: Path, tmp_path: Path):
+    shard = open_corpus(both).shards[-1]
+    for desk in _desk(both / shard.path, tmp_path):
+        rows = _json(desk, "/api/tiles", limit=240)["rows"]
+        assert _json(desk, "/api/start")["total"] == shard.tiles >= len(rows)
+        last = _json(desk, "/api/tile", n=rows[-1]["n"])
+        assert last["key"] == rows[-1]["key"] and len(last["planes"]) == 2 and last["scene_row"]
+        assert _json(desk, "/api/start")["corpus"] and _get(desk, "/api/thumb", n=rows[0]["n"]).status == 200
+
+
+def test_a_corpus_of_an_older_format_is_shown(tmp_path: Path):
+    for desk in _desk(Path(__file__).parents[1] / "data" / "format-2", tmp_path):
+        row = _json(desk, "/api/tiles")["rows"][0]
+        assert _json(desk, "/api/tile", n=row["n"])["key"] == row["key"]
+        assert _json(desk, "/api/near", n=row["n"])["look_alikes"] == []
+        assert "polarisation" in _json(desk, "/api/facets") and "flat" not in _json(desk, "/api/facets")
+
+
+def test_a_remote_corpus_is_shown_reading_what_is_seen(scenes: Path, store: ObjectStore, tmp_path: Path):
+    store.put("of-browse", b"")
+    build([str(scenes)], place("s3://of-browse/corpus", tmp_path / "work"), CONFIG, 0)
+    for desk in _desk("s3://of-browse/corpus", tmp_path):
+        row = _json(desk, "/api/tiles")["rows"][0]
+        assert _get(desk, "/api/thumb", n=row["n"]).kind == "image/png"
+        assert _json(desk, "/api/tile", n=row["n"])["planes"]
 
 
 # -------------------------------------------------------------------------------------------------------- server
