@@ -356,6 +356,7 @@ _ROUTES: dict[str, dict[str, Callable[[Desk, Request], Answer]]] = {
     "/page.css": {"GET": _static("page.css", "text/css; charset=utf-8")},
     "/page.js": {"GET": _static("page.js", "text/javascript; charset=utf-8")},
     "/view.js": {"GET": _static("view.js", "text/javascript; charset=utf-8")},
+    "/map.js": {"GET": _static("map.js", "text/javascript; charset=utf-8")},
     "/icon.svg": {"GET": _static("icon.svg", "image/svg+xml")},
     "/coastline.json": {"GET": _static("coastline.json", JSON, "sarsense.report")},
     "/api/start": {"GET": _start},

@@ -508,7 +508,7 @@ def test_the_address_with_the_token_opens_the_page_and_sets_a_cookie(server: Bro
 
 
 def test_pages_hold_no_script_style_or_address_from_elsewhere(server: BrowseServer):
-    for path in ("/", "/page.js", "/view.js", "/page.css"):
+    for path in ("/", "/page.js", "/view.js", "/map.js", "/page.css"):
         text = _asked(server, path)[2].decode()
         assert "https:" not in text and "http:" not in text.replace("http://www.w3.org/2000/svg", "")
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "<style", "onclick="):
