@@ -250,7 +250,7 @@ def _joined(parts: list[tuple[np.ndarray, Places]], placed: np.ndarray) -> Place
         where = rank[rows]
         joined.middle[where], joined.step[where], joined.corner[where] = part.middle, part.step, part.corner
         polar.append(where[part.polar])
-    return Places(joined.middle, joined.step, joined.corner, np.concatenate(polar))
+    return Places(joined.middle, joined.step, joined.corner, np.concatenate([_NONE, *polar]))
 
 
 def _column(column: pa.ChunkedArray) -> tuple[list[Any] | None, np.ndarray]:

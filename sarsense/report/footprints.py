@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from sarsense.corpus import Corpus
 from sarsense.errors import CorpusError
 from sarsense.places import Place
-from sarsense.report.picture import DPI, check_picture, save
+from sarsense.report.picture import DPI, check_picture, save, words
 
 _SPLIT_COLOURS = {"train": "#2b6ca3", "val": "#d1622b"}
 
@@ -59,7 +59,9 @@ def footprint_map(corpus: Corpus, out_png: Place) -> None:
     count = ", ".join(f"{number} {split}" for split, number in sorted(Counter(splits.tolist()).items()))
     rest = f", {unplaced} without a place" if unplaced else ""
     more = f"; {len(shown)} of {len(clusters)} places enlarged" if len(clusters) > len(shown) > 0 else ""
-    figure.suptitle(f"{corpus.name} {corpus.manifest['version']}: {count} tiles{rest}{more}", size=10.5, weight="bold")
+    figure.suptitle(
+        words(f"{corpus.name} {corpus.manifest['version']}: {count} tiles{rest}{more}", 160), size=10.5, weight="bold"
+    )
     handles = [Line2D([], [], color=_SPLIT_COLOURS[s], lw=5, alpha=0.6, label=s) for s in sorted(set(splits.tolist()))]
     main.legend(handles=handles, loc="best", fontsize=8, framealpha=0.9)
     save(figure, out_png)

@@ -16,7 +16,7 @@ from sarsense.codes import decode
 from sarsense.corpus import Corpus
 from sarsense.places import Place
 from sarsense.report.counts import group_statistics
-from sarsense.report.picture import DPI, check_picture, require_tiles, save
+from sarsense.report.picture import DPI, check_picture, require_tiles, save, words
 from sarsense.shards import TileReader
 
 _SAMPLE_TILES = 400
@@ -84,7 +84,7 @@ def draw_histograms(panels: Sequence[Any], found: Sequence[CodeHistogram], corpu
     for axes, one in zip(panels, found, strict=True):
         _draw_codes(axes, one.counts)
         _label(axes, _AXIS[corpus.manifest["config"]["normalization"]])
-        axes.set_title(f"{one.title}   ({one.tiles:,} tiles)", size=8.5, loc="left")
+        axes.set_title(f"{words(one.title, 60)}   ({one.tiles:,} tiles)", size=8.5, loc="left")
 
 
 def statistics_figure(corpus: Corpus, out_png: Place) -> None:
@@ -110,7 +110,9 @@ def statistics_figure(corpus: Corpus, out_png: Place) -> None:
             _draw_range(axes, lo, hi, (f"{lo:.1f} dB", f"{hi:.1f} dB"))
         looks = "looks unknown" if row["enl"] is None else f"ENL {row['enl'][1]:.3g}"
         axes.set_title(
-            f"{row['group']}   ({row['scenes']} scene{'s' * (row['scenes'] > 1)}, {looks})", size=8.5, loc="left"
+            f"{words(row['group'], 50)}   ({row['scenes']} scene{'s' * (row['scenes'] > 1)}, {looks})",
+            size=8.5,
+            loc="left",
         )
         _label(axes, "dB, despeckled; dotted: 0.1, 50 and 99.9 %")
     save(figure, out_png)
@@ -121,7 +123,7 @@ def _panels(corpus: Corpus, title: str, count: int) -> tuple[Figure, list[Any]]:
     columns = min(2, count)
     lines = math.ceil(count / columns)
     figure = Figure(figsize=(5.2 * columns, 2.6 * lines + 0.45), dpi=DPI, layout="constrained")
-    figure.suptitle(f"{corpus.name} {corpus.manifest['version']}: {title}", size=11, weight="bold", x=0.5)
+    figure.suptitle(words(f"{corpus.name} {corpus.manifest['version']}: {title}", 120), size=11, weight="bold", x=0.5)
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in panels[count:]:
         axes.set_axis_off()

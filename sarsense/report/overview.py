@@ -40,7 +40,7 @@ def overview_figure(
     pixels = code_histograms(source.corpus, read) if whole and source.corpus else []
     lines = math.ceil(len(pixels) / 3)
     figure = Figure(figsize=(13.5, 7.6 + 2.5 * lines), dpi=DPI, layout="constrained", facecolor="white")
-    version = "" if told["version"] is None else f" {told['version']}"
+    version = "" if told["version"] is None else f" {plain(str(told['version']), 40)}"
     only = "" if where is None else f" where {plain(where, 80)}"
     title = f"{plain(source.name, 60)}{version}: {told['tiles']:,} tiles{only}"
     figure.suptitle(title, size=12, weight="bold", parse_math=False)
