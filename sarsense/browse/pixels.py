@@ -103,6 +103,12 @@ def sent(plane: Plane) -> tuple[np.ndarray, int]:
     return np.ascontiguousarray(plane.values[::step, ::step], "<f4"), step
 
 
+def warm_up(source: Source) -> None:
+    """Have the filter ready where tiles will want it: compiled code, which takes seconds to load the first time."""
+    if source.corpus is not None and "despeckled" not in source.corpus.contents:
+        _filtered(Plane("", "dB", np.zeros((16, 16), np.float32)), 4.0)
+
+
 def _read(source: Source, row: Mapping[str, Any]) -> Tile:
     tile = read_tile(source, row)
     if not tile.pixels.size:

@@ -12,9 +12,13 @@ from pathlib import Path
 
 from sarsense.browse.answers import Desk
 from sarsense.browse.flags import FlagFile
+from sarsense.browse.pixels import warm_up
 from sarsense.browse.server import BrowseServer
 from sarsense.browse.table import TileTable
 from sarsense.inspection.source import open_source
+
+_LAST_SECONDS = 10.0
+"""that the end waits for what is being loaded"""
 
 
 @contextmanager
@@ -23,10 +27,13 @@ def browse(named: str, host: str, port: int, flags: Path) -> Iterator[BrowseServ
     table = TileTable(open_source(named))
     try:
         server = BrowseServer(Desk(table, FlagFile(flags)), host, port)
+        ready = threading.Thread(target=warm_up, args=(table.source,), daemon=True)
+        ready.start()
         try:
             yield server
         finally:
             server.server_close()
+            ready.join(_LAST_SECONDS)
     finally:
         table.close()
 
