@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sarsense.columns import floats, values
 from sarsense.errors import SarsenseError, SettingError
 from sarsense.inspection.ground import around_pole, corners
 from sarsense.inspection.picture import NO_DATA
@@ -110,7 +111,7 @@ def mapped(source: Source, color: str | None, where: str | None, thumbnails: int
     order = np.flatnonzero(placed)
     if "scene" in columns and order.size:  # what lies together is alike, and packs well
         order = order[np.argsort(columns["scene"][1][order], kind="stable")]
-    kept = {name: (names, values[order]) for name, (names, values) in columns.items()}
+    kept = {name: (names, found[order]) for name, (names, found) in columns.items()}
     chosen = _spread(kept, len(order), thumbnails)
     pictures, unreadable = _pictures(source, numbers, order, chosen)
     keys = None
@@ -159,7 +160,7 @@ def _of_corpus(
         numbers = np.arange(told["n"])
         if where is not None or source.shards is not None:
             query = f"SELECT file_row_number AS n FROM {NUMBERED} AS tiles{condition(where)}"
-            numbers = _values(run(connection, query, source)["n"])[0]
+            numbers = values(run(connection, query, source)["n"])[0]
     path = source.corpus.root / "tiles.parquet"
     schema = pq.read_schema(readable(path))
     names = [name for name in _wanted(color, known) if name in schema.names]
@@ -177,7 +178,7 @@ def _of_tars(
     with database(source) as connection:
         names = ", ".join(f'"{name}"' for name in ["key", *_wanted(color, known)])
         table = run(connection, f"SELECT {names}, n FROM {_COUNTED}{condition(where)}", source)
-    numbers = _values(table["n"])[0]
+    numbers = values(table["n"])[0]
     table = table.drop_columns(["n"])
     for index, field in enumerate(table.schema):
         if pa.types.is_string(field.type) and field.name != "key":
@@ -215,7 +216,7 @@ def _places(source: Source, table: pa.Table, numbers: np.ndarray) -> tuple[Place
             return _joined(parts, placed), placed, False
     quads = np.full((len(table), 4, 2), np.nan)
     if "lon" in table.column_names and "lat" in table.column_names:
-        lon, lat = (table[name].to_numpy().astype(np.float64) for name in ("lon", "lat"))
+        lon, lat = (floats(table[name]) for name in ("lon", "lat"))
         good = (np.abs(lon) <= 360) & (np.abs(lat) <= 90)
         quads[good] = np.stack([lon[good], lat[good]], axis=1)[:, None]
     placed = np.isfinite(quads[:, 0, 0])
@@ -256,11 +257,12 @@ def _joined(parts: list[tuple[np.ndarray, Places]], placed: np.ndarray) -> Place
 def _column(column: pa.ChunkedArray) -> tuple[list[Any] | None, np.ndarray]:
     kind = column.type
     if pa.types.is_floating(kind) or pa.types.is_integer(kind):
-        values, valid = _values(column)
-        if pa.types.is_integer(kind) and valid is None and len(values) and 0 <= values.min() <= values.max() < 2**32:
-            return None, values.astype(np.min_scalar_type(values.max()))
-        values = values.astype(np.float32 if pa.types.is_floating(kind) else np.float64)
-        return None, values if valid is None else np.where(valid, values, np.nan).astype(values.dtype)
+        numbers, valid = values(column)
+        whole = pa.types.is_integer(kind) and valid is None and len(numbers) > 0
+        if whole and numbers.min() >= 0 and numbers.max() < 2**32:
+            return None, numbers.astype(np.min_scalar_type(numbers.max()))
+        numbers = numbers.astype(np.float32 if pa.types.is_floating(kind) else np.float64)
+        return None, numbers if valid is None else np.where(valid, numbers, np.nan).astype(numbers.dtype)
     if pa.types.is_boolean(kind):
         return ["false", "true"], _numbered(column.cast(pa.int32()), 2)
     if not pa.types.is_dictionary(kind):
@@ -273,25 +275,9 @@ def _column(column: pa.ChunkedArray) -> tuple[list[Any] | None, np.ndarray]:
 
 def _numbered(indices: pa.ChunkedArray, count: int) -> np.ndarray:
     """Numbers from 1 on, 0 where nothing is known, of as few bytes as `count` names need."""
-    values, valid = _values(indices)
-    values = values + 1
-    return (values if valid is None else np.where(valid, values, 0)).astype(np.min_scalar_type(count))
-
-
-def _values(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Numbers as they lie in memory, and which of them are known (bool, (n,)); None: all. (Arrow's own way loads
-    pandas, which takes a third of a second.)"""
-    kind = np.dtype(column.type.to_pandas_dtype())
-    parts, known = [np.zeros(0, kind)], [np.zeros(0, bool)]
-    for chunk in column.chunks:
-        inside = slice(chunk.offset, chunk.offset + len(chunk))
-        valid, data = chunk.buffers()
-        parts.append(np.frombuffer(data, kind)[inside])
-        if chunk.null_count:
-            known.append(np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")[inside].astype(bool))
-        else:
-            known.append(np.ones(len(chunk), bool))
-    return np.concatenate(parts), np.concatenate(known) if column.null_count else None
+    found, valid = values(indices)
+    found = found + 1
+    return (found if valid is None else np.where(valid, found, 0)).astype(np.min_scalar_type(count))
 
 
 def _spread(columns: dict[str, Any], tiles: int, count: int) -> np.ndarray:

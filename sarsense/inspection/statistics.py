@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from sarsense.codes import step_db
+from sarsense.columns import floats, texts, values
 from sarsense.errors import SettingError
 from sarsense.inspection.query import columns_of, condition, database, run, select
 from sarsense.inspection.source import Source
@@ -101,8 +102,10 @@ def _classed(table: pa.Table) -> pa.Table:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), _type(name)))
     group = table["group"].combine_chunks().dictionary_encode()
-    names = [None if name is None else _quantity(name) for name in group.dictionary.to_pylist()]
-    table = table.append_column("quantity", pa.array(names, pa.string()).take(group.indices))
+    names = [*map(_quantity, group.dictionary.to_pylist()), None]
+    which, known = values(pa.chunked_array([group.indices]))
+    which = which if known is None else np.where(known, which, len(names) - 1)
+    table = table.append_column("quantity", texts(names, which))
     table = with_classes(table)
     for index, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
@@ -126,8 +129,8 @@ def _rows(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> list[d
     rows = connection.sql(f"SELECT {columns}, {_ROW} FROM t GROUP BY {columns} ORDER BY {order}").to_arrow_table()
     kinds = connection.sql(f"SELECT {columns}, kind, count(*) AS n FROM d GROUP BY {columns}, kind").fetchall()
     repeats: dict[tuple[Any, ...], dict[str, int]] = defaultdict(dict)
-    for *values, kind, number in kinds:
-        repeats[tuple(values)][kind] = number
+    for *of, kind, number in kinds:
+        repeats[tuple(of)][kind] = number
     return [{**row, "duplicates": repeats.get(tuple(row[n] for n in names), {})} for row in rows.to_pylist()]
 
 
@@ -188,7 +191,7 @@ def _identity(source: Source) -> dict[str, Any]:
 
 def _shards(source: Source, table: pa.Table) -> dict[str, int]:
     if source.corpus is None:
-        return {"shards": _distinct(source, "shard"), "bytes": int(np.nansum(table["bytes"].to_numpy()))}
+        return {"shards": _distinct(source, "shard"), "bytes": int(np.nansum(floats(table["bytes"])))}
     shards = [one for one in source.corpus.shards if source.shards is None or one.path in source.shards]
     return {"shards": len(shards), "bytes": sum(shard.bytes for shard in shards)}
 
@@ -201,7 +204,11 @@ def _distinct(source: Source, column: str) -> int:
 
 def _kinds(source: Source) -> dict[str, int]:
     """Rows of duplicates.parquet by kind, scenes too."""
-    return {} if source.corpus is None else _counts(source.corpus.duplicates["kind"])
+    if source.corpus is None:
+        return {}
+    with database(source) as connection:
+        rows = run(connection, "SELECT kind, count(*) AS n FROM duplicates GROUP BY kind ORDER BY kind", source)
+    return {row["kind"]: row["n"] for row in rows.to_pylist()}
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:

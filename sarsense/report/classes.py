@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
+from sarsense.columns import floats, texts, values
 from sarsense.report.regions import SEASONS, UNKNOWN, numbered_seasons, numbered_zones
 
 _SPACING_EDGES = (0.7, 1.7, 4.0, 7.0, 15.0, 35.0, 70.0)
@@ -31,45 +32,34 @@ COLUMNS = (
 
 def with_classes(table: pa.Table) -> pa.Table:
     """Tiles (COLUMNS of tiles.parquet) with region, season, year, month and spacing class; null becomes unknown."""
-    lat, lon = (_numbers(table[name]) for name in ("lat", "lon"))
+    lat, lon = (floats(table[name]) for name in ("lat", "lon"))
     month, dates, which = _months(table["datetime"])
-    x, y = (_numbers(table[name]) for name in ("spacing_x_m", "spacing_y_m"))
+    x, y = (floats(table[name]) for name in ("spacing_x_m", "spacing_y_m"))
     classes = {
-        "region": _named(*numbered_zones(lon, lat)),
-        "season": _named([*SEASONS, UNKNOWN], numbered_seasons(month, lat)),
-        "year": _named([date[:4] if date != UNKNOWN else UNKNOWN for date in dates], which),
-        "month": _named(dates, which),
-        "spacing": _named([*spacing_names(), UNKNOWN], _spacing_classes(np.sqrt(x * y))),
+        "region": texts(*numbered_zones(lon, lat)),
+        "season": texts([*SEASONS, UNKNOWN], numbered_seasons(month, lat)),
+        "year": texts([date[:4] if date != UNKNOWN else UNKNOWN for date in dates], which),
+        "month": texts(dates, which),
+        "spacing": texts([*spacing_names(), UNKNOWN], _spacing_classes(np.sqrt(x * y))),
     }
-    for name, values in classes.items():
-        table = table.append_column(name, values)
-    for name in {"sensor", "mode", "polarisation", "orbit_direction"} & {*table.column_names}:
-        index = table.schema.get_field_index(name)
-        table = table.set_column(index, name, table[name].fill_null(UNKNOWN))
+    for name, column in classes.items():
+        table = table.append_column(name, column)
+    for name in ("sensor", "mode", "polarisation", "orbit_direction"):
+        if name in table.column_names and table[name].null_count:
+            index = table.schema.get_field_index(name)
+            table = table.set_column(index, name, table[name].cast(pa.string()).fill_null(UNKNOWN))
     return table
-
-
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """float64 (n,), NaN where nothing is known."""
-    return column.to_numpy().astype(np.float64)
-
-
-def _named(names: list[str], which: np.ndarray) -> pa.Array:
-    """names[which] as texts. (pa.array of an ndarray would load pandas, which takes half a second.)"""
-    index = np.ascontiguousarray(which, np.int32)
-    numbers = pa.Array.from_buffers(pa.int32(), len(index), [None, pa.py_buffer(index)])
-    return pa.array(names, pa.string()).take(numbers)
 
 
 def _months(dates: pa.ChunkedArray) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Of ISO 8601 texts: the number of the month (int (n,), 0 unknown); the months that there are, as 2024-03 or
     unknown, and which of them each is. Half a million tiles have few dates."""
     encoded = dates.combine_chunks().dictionary_encode()
-    texts = [text or "" for text in encoded.dictionary.to_pylist()]
-    found = [re.match(r"(\d{4})-(0[1-9]|1[0-2])(?!\d)", text) for text in texts]
+    found = [re.match(r"(\d{4})-(0[1-9]|1[0-2])(?!\d)", date or "") for date in encoded.dictionary.to_pylist()]
     month = np.array([int(match[2]) if match else 0 for match in found] + [0])
     named = [f"{match[1]}-{match[2]}" if match else UNKNOWN for match in found] + [UNKNOWN]
-    index = encoded.indices.fill_null(len(texts)).to_numpy()
+    index, known = values(pa.chunked_array([encoded.indices]))
+    index = index if known is None else np.where(known, index, len(found))
     return month[index], named, index
 
 
