@@ -481,6 +481,7 @@ function show(i, closer) {
   if (closer) {
     cx = X[i]; cy = Y[i];
     scale = Math.max(scale, Math.min(width, height) * 0.16 / Math.max(2 * R[i], 1e-6));
+    cy -= covered() / 2 / scale;
     limit();
   }
   open_([i], 0);
