@@ -47,7 +47,9 @@ def corners(footprints: pa.BinaryArray) -> np.ndarray:
     for index in others.tolist():
         out[index] = _corners_of(footprints[index].as_py())
     lon, lat = out[..., 0], out[..., 1]
-    good = (np.abs(lat).max(axis=1) <= 90.0) & (np.abs(lon).max(axis=1) <= 720.0)  # false of NaN, too
+    good = np.ones(len(out), bool)
+    for corner in range(4):  # numpy is slow along an axis of four
+        good &= (np.abs(lat[:, corner]) <= 90.0) & (np.abs(lon[:, corner]) <= 720.0)  # false of NaN, too
     out[~good] = np.nan
     if (np.abs(lon - lon[:, :1]) > 180.0).any():
         out[..., 0] = lon[:, :1] + _wrapped(lon - lon[:, :1])

@@ -66,7 +66,10 @@ class Places:
 
 def quantised(quads: np.ndarray) -> Places:
     """Of corners, float64 (n, 4, 2), as `ground.corners` has them, none NaN."""
-    low, high = quads.min(axis=1), quads.max(axis=1)
+    # numpy is slow along an axis of four
+    first, second, third, fourth = (quads[:, corner] for corner in range(4))
+    low = np.minimum(np.minimum(first, second), np.minimum(third, fourth))
+    high = np.maximum(np.maximum(first, second), np.maximum(third, fourth))
     middle = (low + high) / 2
     turns = ((middle + _WEST_SOUTH) / _TURN) % np.array([1.0, 2.0])
     whole = np.round(turns * 2**32).astype(np.int64)
@@ -74,10 +77,12 @@ def quantised(quads: np.ndarray) -> Places:
     whole[:, 1] = np.minimum(whole[:, 1], 2**32 - 1)
     drawn = whole * (_TURN / 2**32) - _WEST_SOUTH
     drawn[:, 0] += 360.0 * np.round((middle[:, 0] - drawn[:, 0]) / 360.0)
-    reach = np.maximum(np.maximum(high - drawn, drawn - low).max(axis=1), 1e-12)
+    reach = np.maximum(high - drawn, drawn - low)
+    reach = np.maximum(np.maximum(reach[:, 0], reach[:, 1]), 1e-12)
     step = (reach / 32_766).astype(np.float32)
     corner = np.round((quads - drawn[:, None]) / step[:, None, None].astype(np.float64)).astype(np.int16)
-    return Places(whole.astype(np.uint32), step, corner, np.flatnonzero(around_pole(quads)))
+    polar = np.flatnonzero(high[:, 0] - low[:, 0] > 60.0)
+    return Places(whole.astype(np.uint32), step, corner, polar[around_pole(quads[polar])])
 
 
 @dataclass(frozen=True)

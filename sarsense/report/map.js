@@ -14,11 +14,14 @@ const CELL = 5, LEAST = 3, MOST_SHAPES = 40000, RAD = Math.PI / 180, KM = 111.19
 async function unpack(name) {
   const kinds = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, int16: Int16Array, float32: Float32Array, float64: Float64Array };
   const found = {};
-  for (const [key, { type, number }] of Object.entries(JSON.parse($(`${name}-index`).textContent))) {
+  for (const [key, { type, number, width }] of Object.entries(JSON.parse($(`${name}-index`).textContent))) {
     const block = $(`${name}-${number}`), bytes = Uint8Array.from(atob(block.textContent), (c) => c.charCodeAt(0));
     block.remove();
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    found[key] = new kinds[type](await new Response(stream).arrayBuffer());
+    const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+    const parts = width * kinds[type].BYTES_PER_ELEMENT, rows = parts ? planes.length / parts : 0, raw = new Uint8Array(planes.length);
+    for (let part = 0; part < parts; part++) for (let i = 0, at = part * rows; i < rows; i++) raw[i * parts + part] = planes[at + i];
+    found[key] = new kinds[type](raw.buffer);
   }
   return found;
 }

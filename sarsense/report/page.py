@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
@@ -42,14 +43,27 @@ def json_block(name: str, value: Any) -> str:
 
 
 def packed(name: str, arrays: dict[str, np.ndarray]) -> str:
-    """Arrays for the page's script: `NAME-index` says of each its type and number; its values lie in `NAME-number`,
-    packed by zlib. Two at a time: zlib holds no lock."""
-    raw = [np.ascontiguousarray(one.astype(one.dtype.newbyteorder("<"), copy=False)) for one in arrays.values()]
-    index = {key: {"type": one.dtype.name, "number": n} for n, (key, one) in enumerate(arrays.items())}
+    """Arrays (n, ...) for the page's script: `NAME-index` says of each its type, its number and how many values a row
+    has; its bytes lie in `NAME-number`, packed by zlib: of each value of a row and each of its bytes in turn, those of
+    all rows, for what is alike lies together then. Two arrays at a time: zlib holds no lock."""
+    rows = [one.reshape(len(one), math.prod(one.shape[1:])) for one in arrays.values()]
+    index = {
+        key: {"type": one.dtype.name, "number": number, "width": one.shape[1]}
+        for number, (key, one) in enumerate(zip(arrays, rows, strict=True))
+    }
     with ThreadPoolExecutor(2) as pool:
-        contents = list(pool.map(lambda one: base64.b64encode(zlib.compress(one.data, 1)).decode(), raw))
+        contents = list(pool.map(_packed, rows))
     blocks = [f'<script type="text/plain" id="{name}-{n}">{content}</script>\n' for n, content in enumerate(contents)]
     return json_block(f"{name}-index", index) + "".join(blocks)
+
+
+def _packed(rows: np.ndarray) -> str:
+    count, width = rows.shape
+    raw = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("<"), copy=False))
+    planes = raw.view(np.uint8).reshape(count, width * rows.dtype.itemsize).T
+    how = zlib.Z_DEFAULT_STRATEGY if rows.dtype.itemsize == 1 else zlib.Z_RLE
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, how)
+    return base64.b64encode(packer.compress(np.ascontiguousarray(planes).data) + packer.flush()).decode()
 
 
 def coastline() -> dict[str, Any]:

@@ -94,11 +94,13 @@ class _Page(HTMLParser):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As the script of the page unpacks them."""
-        index = json.loads(self.blocks["tiles-index"])
-        raw = {
-            key: zlib.decompress(base64.b64decode(self.blocks[f"tiles-{one['number']}"])) for key, one in index.items()
-        }
-        return {key: np.frombuffer(raw[key], one["type"]) for key, one in index.items()}
+        found = {}
+        for key, one in json.loads(self.blocks["tiles-index"]).items():
+            planes = zlib.decompress(base64.b64decode(self.blocks[f"tiles-{one['number']}"]))
+            parts = np.dtype(one["type"]).itemsize * one["width"]
+            raw = b"".join(planes[row :: len(planes) // parts] for row in range(len(planes) // parts))
+            found[key] = np.frombuffer(raw, one["type"])
+        return found
 
     def check(self) -> None:
         """Nothing is asked of any network, nobody else's tag or handler is there."""
