@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import zlib
 from html.parser import HTMLParser
@@ -395,3 +396,20 @@ def test_the_page_draws_in_a_browser(root: Path, hostile: Path, tmp_path: Path, 
         assert "data-owned" not in body[0]
         if "tile=" in anchor:
             assert "sarsense shards get CORPUS" in shown or folder == hostile
+
+
+def test_commands_say_what_they_wrote(root: Path, tmp_path: Path) -> None:
+    def call(*arguments: object, code: int = 0) -> str:
+        done = subprocess.run([sys.executable, "-m", "sarsense", *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        return done.stderr if code else done.stdout
+
+    told = json.loads(call("shards", "map", root, "-o", tmp_path / "m.html", "--thumbnails", 3, "--json"))
+    assert (told["tiles"], told["thumbnails"]) == (4_000, 3) and told["bytes"] == (tmp_path / "m.html").stat().st_size
+    assert "tiles" in call("shards", "map", root, "-o", tmp_path / "m.geojson", "--where", "enl < 1")
+    assert "ends in .html, .geojson" in call("shards", "map", root, "-o", tmp_path / "m.png", code=2)
+    assert json.loads(call("report", root, "-o", tmp_path / "r.html", "--json"))["digest"]
+    assert "ends in .html" in call("report", root, "-o", tmp_path / "r.pdf", code=2)
+    told = json.loads(call("shards", "stats", root, "--by", "sensor,year", "--json"))
+    assert sum(row["tiles"] for row in told["by"]["sensor,year"]) == 4_000
+    assert "repeats  exact" in call("shards", "stats", root)
