@@ -329,6 +329,7 @@ def test_a_corpus_smaller_than_two_queues_is_warned_of(tmp_path, capsys):
     assert "note: the contrast starts near ln(K + 1) = 2.83 and rises while the queue fills" in told
 
 
+@pytest.mark.slow
 def test_a_run_made_to_collapse_raises_the_alarm_and_a_healthy_one_does_not(tmp_path, capsys):
     """Weights that decay to nothing: every tile becomes the same vector, while the losses stay numbers."""
     run_tiny(tmp_path / "healthy", train__log_every=1)
@@ -391,6 +392,7 @@ def test_a_disk_that_is_full_leaves_the_last_good_checkpoint_and_says_so(undistu
     assert_same_state(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_trains_as_the_batch(tmp_path):
     for parts in (1, 2):
         train(FakeTiles(), CORPUS, gentle(train__accumulate=parts, train__steps=4), tmp_path / f"{parts}", "auto", CPU)
@@ -460,6 +462,7 @@ def free_port() -> int:
     return _free_port()
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_change_to_one_are_one_process(tmp_path):
     mp.spawn(train_rank, (tmp_path / "two", free_port(), 4), nprocs=2)  # type: ignore[attr-defined]
     train(FakeTiles(), CORPUS, gentle(), tmp_path / "two", "auto", CPU)  # goes on alone from step 4

@@ -93,6 +93,7 @@ def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(scenes: Path, re
     assert content(out) == content(reference)
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_one_line_and_the_same_command_goes_on(scenes: Path, reference: Path, tmp_path: Path):
     """SIGINT to all processes, as a terminal sends it: no worker answers with a traceback."""
     out = tmp_path / "corpus"

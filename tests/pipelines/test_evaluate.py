@@ -520,6 +520,7 @@ def test_weights_have_labels_and_a_file_for_each_seed(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_weights_of_a_corpus_of_other_ranges_are_told(simulated: Path, corpus_path: Path, tmp_path: Path) -> None:
     """`dic3l export` writes beside weights what corpus they were trained on."""
     corpus = open_corpus(corpus_path)

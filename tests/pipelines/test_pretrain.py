@@ -82,6 +82,7 @@ def test_a_corpus_on_disk_is_trained_on_and_the_run_knows_it(corpus, tmp_path):
     assert facts["digest"] == manifest["digest"] and facts["groups"] == manifest["groups"]
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_made_and_goes_on_when_run_again(corpus, tmp_path):
     run = tmp_path / "run"
     first = call(*command(corpus, run, "--set", "train.steps=2"))
