@@ -108,11 +108,6 @@ class _Near(StrEnum):
     mark = "mark"
 
 
-class _Split(StrEnum):
-    train = "train"
-    val = "val"
-
-
 def _print_version(package: str, wanted: bool) -> None:
     if wanted:
         from importlib import import_module

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,3 +145,13 @@ def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build([str(root / "sim" / "scenes")], root / "corpus", config, workers=0)
     assert len(open_corpus(root / "corpus").shards) == 6
     return root / "corpus"
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    """A tar as another program writes it: members by name, in order."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path

@@ -191,12 +191,3 @@ def _stretched(plane: np.ndarray) -> np.ndarray:
     low, high = np.percentile(values[valid], (2, 98))
     scaled = 1 + 254 * (values - low) / max(high - low, 1e-12)
     return np.where(valid, np.clip(np.nan_to_num(scaled), 1, 255), 0).astype(np.uint8)
-
-
-def with_labels(source: Source, row: Mapping[str, Any]) -> np.ndarray | None:
-    """The labels of a tile, uint8 (H, W), of a row with label_offset; None where there are none."""
-    if source.corpus is None or not source.corpus.labelled:
-        return None
-    height, width = source.corpus.tile_shape[1:]
-    raw = _bytes(source.corpus.root / row["shard"], row["label_offset"], height * width)
-    return np.frombuffer(raw, np.uint8).reshape(height, width)

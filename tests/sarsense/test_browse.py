@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from sarsense.exclusion import read_exclusion
 from sarsense.inspection.source import open_source
 from sarsense.inspection.tile import NEEDED, read_tile
 from sarsense.places import place
+from tests.conftest import write_tar
 from tests.object_store import ObjectStore
 from tests.pipelines.small import CONFIG, SARSENSE
 
@@ -297,15 +297,6 @@ def test_hostile_texts_are_short_lines_of_json(hostile: Path, tmp_path: Path):
         assert _json(desk, "/api/tiles", facets=listed)["rows"] == []
 
 
-def _tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
 def test_tars_of_another_program_are_shown_saying_what_is_not_known(tmp_path: Path):
     array, picture = io.BytesIO(), io.BytesIO()
     np.save(array, np.linspace(0, 1, 300 * 500, dtype=np.float32).reshape(300, 500))
@@ -318,7 +309,7 @@ def test_tars_of_another_program_are_shown_saying_what_is_not_known(tmp_path: Pa
         "d.txt": b"nothing to show",
         f"e{'x' * 3000}.npy": array.getvalue()[:100],
     }
-    path = _tar(tmp_path / "other.tar", members)
+    path = write_tar(tmp_path / "other.tar", members)
     for desk in _desk(path, tmp_path):
         start = _json(desk, "/api/start")
         assert not start["corpus"] and start["total"] == 5 and "split" in start["unknown"]

@@ -33,7 +33,7 @@ from sarsense.inspection.source import Source, open_source
 from sarsense.inspection.text import plain
 from sarsense.inspection.tile import read_tile
 from sarsense.simulate import simulate
-from tests.conftest import speckled_power, write_raster
+from tests.conftest import speckled_power, write_raster, write_tar
 
 KEPT = 64
 
@@ -51,15 +51,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def source(root: Path) -> Source:
     return open_source(str(root / "corpus"))
-
-
-def _tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -346,7 +337,7 @@ def test_tars_of_other_programs_are_listed_shown_and_say_what_they_do_not_know(t
     rng = np.random.default_rng(0)
     grey, colour = rng.integers(0, 256, (40, 50), np.uint8), rng.integers(0, 256, (40, 50, 3), np.uint8)
     floats = rng.normal(size=(2, 40, 50)).astype(np.float32)
-    _tar(
+    write_tar(
         tmp_path / "a.tar",
         {
             "one.png": _picture(grey, "PNG"),
@@ -413,7 +404,7 @@ def test_hostile_names_harm_neither_files_nor_terminals(tmp_path: Path, capsys: 
         for name in HOSTILE
         for kind, data in (("png", _picture(grey, "PNG")), ("json", said))
     }
-    _tar(tmp_path / "in.tar", members)
+    write_tar(tmp_path / "in.tar", members)
     source = open_source(str(tmp_path / "in.tar"))
     keys = select(source, ["key"])["key"].to_pylist()
     assert len(keys) == len(HOSTILE)
