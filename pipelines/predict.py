@@ -122,7 +122,7 @@ def predict(
     there whole or not at all; one that is there is replaced. Of a scene that fails one line is told, and the next is
     taken. Raises ConfigError where the call makes no sense, Dic3lError where the model is none.
     """
-    results = result_paths(scenes, out)
+    results = result_paths(scenes, out, config.probabilities)
     device = choose_device(config.device)
     opened = open_model(model, config.nodata, device)
     stated = None if config.unit is None else Stated(unit=config.unit, explicit=True)
@@ -138,8 +138,8 @@ def predict(
     return made, failed
 
 
-def result_paths(scenes: Sequence[Path], out: Path) -> list[Path]:
-    """The file of each scene's map. ConfigError where two would be one, or a map would replace a scene."""
+def result_paths(scenes: Sequence[Path], out: Path, with_probabilities: bool = False) -> list[Path]:
+    """The file of each scene's map. ConfigError where two files would be one, or one would replace a scene."""
     if out.suffix.lower() in (".tif", ".tiff") and not out.is_dir():
         if len(scenes) != 1:
             raise ConfigError(f"--out {out}: a folder expected for {len(scenes)} scenes, the name of a file found")
@@ -151,12 +151,18 @@ def result_paths(scenes: Sequence[Path], out: Path) -> list[Path]:
     inputs = {scene.resolve() for scene in scenes}
     taken: dict[Path, Path] = {}
     for scene, result in zip(scenes, results, strict=True):
-        if result.resolve() in inputs:
-            raise ConfigError(f"--out {out}: the map of {scene} would replace a scene; give another folder")
-        if result in taken:
-            raise ConfigError(f"{taken[result]} and {scene}: both would become {result}; give them one by one")
-        taken[result] = scene
+        for path in (result, probabilities_path(result))[: 1 + with_probabilities]:
+            if path.resolve() in inputs:
+                raise ConfigError(f"--out {out}: {path.name} of {scene} would replace a scene; give another folder")
+            if path in taken:
+                raise ConfigError(f"{taken[path]} and {scene}: both would become {path}; give them one by one")
+            taken[path] = scene
     return results
+
+
+def probabilities_path(result: Path) -> Path:
+    """The file of the probabilities beside a map."""
+    return result.with_name(f"{result.stem}.probabilities.tif")
 
 
 def open_model(path: Path, nodata: int, device: torch.device) -> Model:
@@ -227,7 +233,7 @@ def predict_scene(
         "MODEL": f"{model.path.name}: {model.facts.get('kind', '')} on {model.facts.get('arch', '')}",
         "TIFFTAG_SOFTWARE": f"dic3l {dic3l.__version__}",
     }
-    likely = result.with_name(f"{result.stem}.probabilities.tif") if config.probabilities else None
+    likely = probabilities_path(result) if config.probabilities else None
     progress.stage(scene.name, plan.windows, height * width, things="windows")
     with ExitStack() as files:
         about = (coded, (height, width), model.legend, tags, config.overviews)

@@ -18,17 +18,12 @@ _SVALBARD = ((31, 0, 9), (33, 9, 21), (35, 21, 33), (37, 33, 42))
 """zone, west and east in degrees, in band X; 32, 34 and 36 are not there"""
 
 
-def grid_zones(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Grid zone designator (str, as '33U', 'Z') of each place; 'unknown' where a coordinate is not finite.
+def numbered_zones(lon: np.ndarray, lat: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Grid zone designators (as '33U', 'Z') of places: those that there are, and which of them (int, (n,)) each has;
+    'unknown' where a coordinate is not finite.
 
     lon, lat: float (n,), degrees; longitudes may pass 180. Zones hold their west and south edges, X holds 84 N too.
     """
-    names, which = numbered_zones(lon, lat)
-    return np.array(names)[which]
-
-
-def numbered_zones(lon: np.ndarray, lat: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The same as the designators that there are, and which of them (int, (n,)) each place has."""
     known = np.isfinite(lon) & np.isfinite(lat)
     lon = (np.where(known, lon, 0.0) + 180.0) % 360.0 - 180.0
     lat = np.where(known, lat, 0.0)
@@ -68,17 +63,13 @@ def zone_extent(designator: str) -> tuple[float, float, float, float]:
     return west, south, east, north
 
 
-def seasons(month: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Meteorological season (str, of SEASONS) of each place and month, its own hemisphere's: December to February is
-    winter north of the equator and on it, summer south of it. 'unknown' where month is 0 or lat is not finite.
+def numbered_seasons(month: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Meteorological season of each place and month, its own hemisphere's: December to February is winter north of the
+    equator and on it, summer south of it. Numbers of SEASONS (int, (n,)); len(SEASONS) where month is 0 or lat is not
+    finite.
 
     month: int (n,), 1 to 12, 0 unknown. lat: float (n,), degrees. Between the tropics it names a quarter of the year.
     """
-    return np.array([*SEASONS, UNKNOWN])[numbered_seasons(month, lat)]
-
-
-def numbered_seasons(month: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """The same as numbers (int, (n,)): of SEASONS, and len(SEASONS) where it is unknown."""
     quarter = (np.asarray(month) % 12) // 3
     quarter = np.where(lat < 0, (quarter + 2) % 4, quarter)
     known = (np.asarray(month) > 0) & np.isfinite(lat)

@@ -281,6 +281,12 @@ def test_where_results_go(tmp_path: Path):
     ):
         with pytest.raises(ConfigError, match=words):
             result_paths(scenes, out)
+    likely = tmp_path / "a.probabilities.tif"
+    assert result_paths([likely], tmp_path / "a.tif") == [tmp_path / "a.tif"]
+    with pytest.raises(ConfigError, match=r"a\.probabilities\.tif of .* would replace a scene"):
+        result_paths([likely], tmp_path / "a.tif", with_probabilities=True)
+    with pytest.raises(ConfigError, match="both would become"):
+        result_paths([a, likely], tmp_path / "maps", with_probabilities=True)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="another file found"):
         result_paths([b], tmp_path / "file")

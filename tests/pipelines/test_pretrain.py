@@ -290,13 +290,13 @@ def test_help_and_version_import_nothing_heavy(arguments):
 def test_help_shows_every_setting_with_its_default():
     ended = call(*DIC3L, "pretrain", "--help", COLUMNS="250")
     text = " ".join(ended.stdout.split())
-    from cli import _OPTION_SETTINGS
     from dic3l.config import names
+    from pipelines.commands.options import OPTION_SETTINGS
 
     for name in names():
-        if name not in _OPTION_SETTINGS.values():
+        if name not in OPTION_SETTINGS.values():
             assert f" {name}: " in text, name
-    for option in _OPTION_SETTINGS:
+    for option in OPTION_SETTINGS:
         assert f"--{option.replace('_', '-')}" in text
     for told in ("(default resnet101; smoke: resnet18)", "(default 448; smoke: 96)", "(default 0.2)", "(default 3)"):
         assert told in text, told

@@ -412,9 +412,9 @@ def test_hostile_names_harm_neither_files_nor_terminals(tmp_path: Path, capsys: 
         get(source, key, tmp_path / "x.png")
     show(source, tmp_path / "sheet.png", 9)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tar", "sheet.png", "x.png"]
-    from cli import _print_table
+    from pipelines.commands.terminal import print_table
 
-    _print_table(["key"], [[key] for key in keys])
+    print_table(["key"], [[key] for key in keys])
     out = capsys.readouterr().out
     assert (
         "\x1b" not in out and "\x07" not in out and "[bold]x[/bold]" in out and len(out.splitlines()) == 1 + len(keys)
