@@ -117,9 +117,23 @@ def sample_text(description: dict[str, Any]) -> bytes:
 
 def member_header(name: str, size: int) -> bytes:
     """Of a member of a tar: time 0, owner 0, no names: nothing of this machine or this hour."""
+    raw = name.encode()
+    if len(raw) > 100 or size >= 8**11:
+        return _tarfile_header(name, size)
+    # as tarfile makes it, a tenth of its time: name and size change, and the checksum with them
+    told = b"%011o" % size
+    checksum = b"%06o\0" % (_NAMELESS_SUM + sum(raw) + sum(told) - 11 * ord("0"))
+    return b"".join((raw.ljust(100, b"\0"), _NAMELESS[100:124], told, _NAMELESS[135:148], checksum, _NAMELESS[155:]))
+
+
+def _tarfile_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+_NAMELESS = _tarfile_header("", 0)
+_NAMELESS_SUM = int(_NAMELESS[148:154], 8)
 
 
 def _padding(length: int) -> bytes:

@@ -22,8 +22,8 @@ def export(
     scores: Annotated[
         Path | None,
         typer.Option(
-            help="evaluation.json of `dic3l evaluate`, or comparison.json of `dic3l compare`, with a row of this run, for "
-            "the card."
+            help="evaluation.json of `dic3l evaluate`, or comparison.json of `dic3l compare`, with a row of this run, "
+            "for the card."
         ),
     ] = None,
 ) -> None:

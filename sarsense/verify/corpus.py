@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sarsense.columns import records
 from sarsense.corpus import FORMAT, TABLES, Corpus, array_shape, file_digest, identity
 from sarsense.errors import CorpusError
 from sarsense.places import shard_files
@@ -80,7 +80,7 @@ def verify_corpus(
 
 def _verify_one(corpus: Corpus, shard: Shard, rows: pa.Table, quick: bool) -> list[Problem]:
     shape = array_shape(corpus.tile_shape)
-    listed: list[dict[str, Any]] = (rows if not quick else _ends(rows)).to_pylist()
+    listed = records(rows if not quick else _ends(rows))
     return verify_shard(corpus.root, shard, listed, shape, corpus.dtype, quick)
 
 

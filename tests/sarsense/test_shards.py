@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sarsense.corpus import Corpus
 from sarsense.errors import ShardError
 from sarsense.files import read_parts
-from sarsense.shards import TileReader, tile_hash, tile_ids, write_shard
+from sarsense.shards import TileReader, member_header, tile_hash, tile_ids, write_shard
 from sarsense.verify import verify_shard
 
 SHAPE = (48, 40)
@@ -66,6 +68,19 @@ def test_same_samples_same_bytes(written, tmp_path_factory):
     _, shard, _, _ = written
     again, _ = write_shard(tmp_path_factory.mktemp("b"), shard.path, "train", _samples())
     assert again == shard
+
+
+@given(st.text("aé/.-漢", max_size=60) | st.text("ab/", min_size=90, max_size=110), st.integers(0, 8**12))
+def test_headers_are_those_of_tarfile(name: str, size: int):
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    try:
+        expected = info.tobuf(tarfile.USTAR_FORMAT)
+    except ValueError as refused:  # a name that does not fit, 8 GiB
+        with pytest.raises(ValueError, match=str(refused)):
+            member_header(name, size)
+        return
+    assert member_header(name, size) == expected
 
 
 def test_an_interrupted_write_leaves_no_shard(tmp_path):
