@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +147,7 @@ class _Cutter:
         found = {
             **channels[0],
             **names,
-            **_look(tile[0], channels[0], self._config.bits),
+            **look(tile[0], channels[0], self._config.bits),
             "key": f"{self._identity}-{names['polarisation']}-{top:05d}-{col:05d}",
             "row": top,
             "col": col,
@@ -157,10 +157,9 @@ class _Cutter:
             "start": self._written,
         }
         if labels is not None:
-            counts = np.bincount(labels.ravel(), minlength=HIGHEST + 1)[: HIGHEST + 1]
             found |= {
                 "label_hash": tile_hash(labels.data),
-                "label_counts": [{"value": int(v), "pixels": int(counts[v])} for v in np.flatnonzero(counts)],
+                "label_counts": count_labels(labels),
                 "label_start": self._written + tile.nbytes,
             }
         for name in self._schema.names:
@@ -203,7 +202,13 @@ class _Cutter:
         return dict(zip(names, values, strict=True))
 
 
-def _look(codes: np.ndarray, channel: dict[str, Any], bits: int) -> dict[str, Any]:
+def count_labels(labels: np.ndarray) -> list[dict[str, int]]:
+    """Pixels of each class that a tile has, of uint8 (H, W), by value; those without a label are not counted."""
+    counts = np.bincount(labels.ravel(), minlength=HIGHEST + 1)[: HIGHEST + 1]
+    return [{"value": int(value), "pixels": int(counts[value])} for value in np.flatnonzero(counts)]
+
+
+def look(codes: np.ndarray, channel: Mapping[str, Any], bits: int) -> dict[str, Any]:
     """What a tile looks like once its speckle is averaged away; nulls for tiles that are too small to tell."""
     if min(codes.shape) < LEAST_SIDE:
         return {"perceptual_hash": None, "structure_db": None, "flat": None}

@@ -17,6 +17,7 @@ from sarsense.places import shard_files
 from sarsense.samples import NAMES
 from sarsense.shards import Shard
 from sarsense.verify.problem import Problem
+from sarsense.verify.rows import contradictions
 from sarsense.verify.shard import TABLE, verify_shard
 
 
@@ -75,6 +76,9 @@ def verify_corpus(
         for found in pool.map(check, wanted):
             problems += found
             progress()
+    if not quick and corpus.manifest["format"] == FORMAT and any(one.file == TABLE for one in problems):
+        named = {problem.key for problem in problems}
+        problems += [one for one in contradictions(corpus, shards) if one.key not in named]
     return problems
 
 

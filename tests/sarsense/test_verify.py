@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.build import build
+from pipelines.companions import CompanionFiles
 from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
 from sarsense.simulate import simulate
 from sarsense.verify import Problem, verify_corpus
+from sarsense.verify.rows import contradictions
 
 BLOCK = 512
 
@@ -219,8 +222,14 @@ def _edit_row(number: int, column: str, value: object) -> Callable[[pa.Table], p
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("lat", 12.5), ("scene", "other"), ("offset", 77), ("content_hash", "0" * 32), ("crs", "EPSG:3857"), ("row", 3)],
-)
+    [
+        ("lat", 12.5), ("scene", "other"), ("offset", 77), ("content_hash", "0" * 32), ("crs", "EPSG:3857"), ("row", 3),
+        ("bytes", 5), ("acquisition", "other"), ("source", "other"), ("sensor", "S9"), ("orbit_direction", "ascending"),
+        ("mean_db", -3.0), ("std_db", 0.5), ("enl", 99.0), ("enl_bias_db", 0.25), ("lo_db", -31.5), ("hi_db", 2.5),
+        ("polarisation", "HH"), ("group", "other"), ("perceptual_hash", "0" * 16), ("structure_db", 9.5),
+        ("lonlat_transform", [0.0] * 6), ("footprint", b""),
+    ],
+)  # fmt: skip
 def test_a_wrong_row_of_the_table_is_named_and_its_shard_is_not_blamed(copy: Path, column: str, value: object):
     keys = _keys(copy)
     path = copy / "tiles.parquet"
@@ -229,6 +238,31 @@ def test_a_wrong_row_of_the_table_is_named_and_its_shard_is_not_blamed(copy: Pat
     assert {one.file for one in problems} == {"tiles.parquet"}
     rows = [one for one in problems if one.key is not None]
     assert [one.key for one in rows] == [keys[4]] and column in rows[0].what
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"content": "both", "bits": 16}, {"bands": "stack", "polarisations": ("VV", "VH")}, {"spacing": 8.0}, {}],
+    ids=["both", "stack", "spacing", "labels"],
+)
+def test_rows_that_are_as_they_were_contradict_nothing(tmp_path: Path, settings: dict[str, Any]):
+    simulate(tmp_path, scenes=2, size=256, looks=4.0, seed=4)
+    config = BuildConfig(tile_size=64, stride=48, val_share=0.0, **settings)
+    beside = CompanionFiles(labels=None if settings else tmp_path / "labels")
+    build([str(tmp_path / "scenes")], tmp_path / "corpus", config, workers=0, companions=beside)
+    corpus = open_corpus(tmp_path / "corpus")
+    assert len(corpus.tiles()) > 10 and contradictions(corpus) == []
+    path = tmp_path / "corpus" / "tiles.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, len(table) - 1), path)  # another file, of true rows
+    assert contradictions(open_corpus(tmp_path / "corpus")) == []
+
+
+def test_an_offset_that_counts_from_the_end_is_wrong(copy: Path):
+    path = copy / "tiles.parquet"
+    offset = pq.read_table(path)["offset"][4].as_py() - _shard(copy).stat().st_size
+    pq.write_table(_edit_row(4, "offset", offset)(pq.read_table(path)), path)
+    assert any(one.key == _keys(copy)[4] and "offset" in one.what for one in _found(copy))
 
 
 def test_a_row_that_is_gone_or_there_twice_is_told(copy: Path):

@@ -1,0 +1,139 @@
+"""Which rows of a tiles.parquet that was changed are wrong: those that say a thing otherwise than their channels, their
+key, their scene, their pixels or their labels do. What the shards' JSON repeats, `shard` compares.
+
+Of a table that is as it was written nothing here is needed. `near_evaluation` and `place` are told nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sarsense.columns import floats, objects, records
+from sarsense.corpus import Corpus
+from sarsense.cut import count_labels, look
+from sarsense.errors import SarsenseError
+from sarsense.inspection.ground import corners
+from sarsense.shards import TileReader, tile_hash
+from sarsense.verify.problem import Problem
+
+TABLE = "tiles.parquet"
+_OF_CHANNEL = ("source", "band", "mean_db", "std_db", "enl", "enl_bias_db", "lo_db", "hi_db")
+"""columns that repeat the first channel"""
+_JOINED = ("polarisation", "content", "group")
+"""columns that name each channel's once, with + between"""
+_OF_SCENE = ("acquisition", "sensor", "mode", "datetime", "orbit_direction", "crs")
+_POLAR = 85.0
+"""degrees: a footprint near a pole may go around it"""
+
+Row = Mapping[str, Any]
+
+
+def contradictions(corpus: Corpus, shards: Sequence[str] | None = None) -> list[Problem]:
+    """A problem a column and row, of the tiles of these shards. CorpusError where the table cannot be read."""
+    table = corpus.tiles()
+    if shards is not None:
+        table = table.filter(pc.field("shard").isin(list(shards)))
+    rows = records(table)
+    scenes, size = _of_scenes(rows), math.prod(corpus.tile_shape) * corpus.dtype.itemsize
+    found = [
+        Problem(TABLE, f"{name} {_short(row[name])}, {where} {_short(said)}", row["key"])
+        for row in rows
+        for name, where, said in _against_itself(row, scenes[row["scene"]], size)
+        if row[name] != said
+    ]
+    for number, name in _elsewhere(table, corpus.tile_shape):
+        what = f"{name} lies elsewhere than lon {rows[number]['lon']}, lat {rows[number]['lat']}"
+        found.append(Problem(TABLE, what, rows[number]["key"]))
+    return found + _against_shards(corpus, rows)
+
+
+def _of_scenes(rows: Sequence[Row]) -> dict[str, Row]:
+    """What most tiles of a scene say of it, for each scene."""
+    said: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        said[row["scene"]].append(row)
+    return {scene: {name: value for name in _OF_SCENE for value in _most(name, of)} for scene, of in said.items()}
+
+
+def _most(name: str, rows: Sequence[Row]) -> list[Any]:
+    """The value that more than half of the rows have, where there is one."""
+    value, count = Counter(row[name] for row in rows).most_common(1)[0]
+    return [value] if 2 * count > len(rows) else []
+
+
+def _against_itself(row: Row, scene: Row, size: int) -> Iterator[tuple[str, str, Any]]:
+    """Column, who says what it should hold, and what that is."""
+    if channels := row["channels"]:
+        for name in _OF_CHANNEL:
+            yield name, "its channels say", channels[0][name]
+        for name in _JOINED:
+            yield name, "its channels say", "+".join(dict.fromkeys(str(channel[name]) for channel in channels))
+    if row["row"] is not None and row["col"] is not None:
+        yield "key", "its columns make", f"{row['scene']}-{row['polarisation']}-{row['row']:05d}-{row['col']:05d}"
+    for name, said in scene.items():
+        yield name, "most tiles of its scene say", said
+    yield "bytes", "a tile of this corpus has", size
+
+
+def _elsewhere(table: pa.Table, shape: tuple[int, ...]) -> Iterator[tuple[int, str]]:
+    """Rows, and which column of theirs is not around the middle of the tile."""
+    lon, lat = floats(table["lon"]), floats(table["lat"])
+    placed = np.abs(lat) < _POLAR
+    affine = np.full((len(table), 6), np.nan)
+    for number, one in enumerate(objects(table["lonlat_transform"])):
+        if one is not None and len(one) == 6:
+            affine[number] = one
+    height, width = shape[-2:]
+    cols, rows = np.array([0, width, width, 0]), np.array([0, 0, height, height])
+    fitted = [affine[:, [at]] * cols + affine[:, [at + 1]] * rows + affine[:, [at + 2]] for at in (0, 3)]
+    rings = {"footprint": corners(table["footprint"].combine_chunks()), "lonlat_transform": np.stack(fitted, axis=-1)}
+    for name, ring in rings.items():
+        east, north = (ring[..., 0] - lon[:, None] + 180.0) % 360.0 - 180.0, ring[..., 1] - lat[:, None]
+        around = [(side.min(axis=1) < 0.0) & (side.max(axis=1) > 0.0) for side in (east, north)]
+        yield from ((number, name) for number in np.flatnonzero(placed & ~(around[0] & around[1])).tolist())
+
+
+def _against_shards(corpus: Corpus, rows: Sequence[Row]) -> list[Problem]:
+    """What follows from pixels and labels, of tiles whose pixels are those of the row."""
+    try:
+        reader = TileReader(corpus)
+    except SarsenseError:  # a shard that is not there, which is told of the shards
+        return []
+    at = {key: number for number, key in enumerate(reader.keys)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [one for found in pool.map(partial(_of_tile, reader, corpus, at), rows) for one in found]
+
+
+def _of_tile(reader: TileReader, corpus: Corpus, at: Mapping[str, int], row: Row) -> list[Problem]:
+    number = at[row["key"]]
+    try:
+        tile = reader.read(np.array([number]))[0]
+    except ValueError:  # an offset beyond the shard
+        return []
+    if tile_hash(tile.tobytes()) != row["content_hash"]:
+        return []
+    said: dict[str, Any] = look(tile[0], (row["channels"] or [row])[0], 8 * corpus.dtype.itemsize)
+    if corpus.labelled:
+        labels = reader.labels(np.array([number]))[0]
+        if tile_hash(labels.tobytes()) == row["label_hash"]:
+            said["label_counts"] = count_labels(labels)
+    return [
+        Problem(TABLE, f"{name} {_short(row[name])}, its pixels say {_short(value)}", row["key"])
+        for name, value in said.items()
+        if row[name] != value
+    ]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
