@@ -23,6 +23,7 @@ import pyarrow as pa
 import shapely
 
 from benchmarks.footprints import rings
+from sarsense import __version__
 from sarsense.codes import encode
 from sarsense.config import BuildConfig
 from sarsense.corpus import (
@@ -82,7 +83,7 @@ def make(root: Path, count: int = COUNT, seed: int = 0) -> Path:
         **{name: [] for name in ("growth", "merged")},
         "name": "world",
         "version": "1.0.0",
-        "sarsense": "0.9.0",
+        "sarsense": __version__,
         "tile_shape": [1, SIDE, SIDE],
         "dtype": "uint8",
         "config": json.loads(json.dumps(asdict(BuildConfig(tile_size=SIDE, name="world")))),

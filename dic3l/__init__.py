@@ -1,3 +1,3 @@
 """DIC3L (arXiv 2511.07808): the method and its trainer. Reads corpora by `sarsense.corpus` and `sarsense.shards`."""
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"

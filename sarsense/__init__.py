@@ -1,3 +1,3 @@
 """What a SAR corpus is and how it is made. Imports no torch and no dask."""
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
