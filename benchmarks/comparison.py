@@ -13,11 +13,13 @@ corpus, too, without their masks, as are those of TerraMind.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
 from benchmarks.ablation import SCALE
 from dic3l.config import METHODS, resolve
+from dic3l.evaluate.layouts.public import terramind_files
 from pipelines.build import build
 from pipelines.compare import Task, compare, markdown
 from sarsense.config import BuildConfig
@@ -61,13 +63,26 @@ def data(out: Path, quick: bool) -> tuple[Path, list[Task]]:
         sources += [str(REAL / source) for source in SOURCES]
         tasks += [
             Task("floods", REAL / "ombria-flood", "ombria"),
-            Task("terramind", REAL / "terramind-rtc", "terramind"),
+            Task("terramind", places(REAL / "terramind-rtc", out / "terramind")),
         ]
     else:
         print(f"no real data: {REAL} is not there")
     config = BuildConfig(tile_size=128, val_share=0.0, allow_unplaced=True, content="both")
     build(sources, out / "corpus", config, workers=0)
     return out / "corpus", tasks
+
+
+def places(source: Path, out: Path) -> Path:
+    """TerraMind's examples as a plain folder of scenes and labels: their files do not name their polarisations, so the
+    corpus, which is made of the same files, has their dB ranges under the numbers of their bands."""
+    for folder, kind in (("scenes", "S1RTC"), ("labels", "LULC")):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        for path in (source / kind).glob("*.tif"):
+            if not (out / folder / path.name).exists():
+                (out / folder / path.name).symlink_to(path)
+    named = terramind_files(source).classes or {}
+    (out / "classes.json").write_text(json.dumps({name: list(values) for name, values in named.items()}))
+    return out
 
 
 if __name__ == "__main__":
