@@ -230,30 +230,38 @@ def _rows(result: dict[str, Any], task: str, probe: str, fraction: float) -> lis
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """mIoU above random weights: a panel a task and probe, a line a contender: mean, spread, and every seed."""
+    """mIoU above random weights: a row a task and probe, of it a panel a score, a line a contender: mean, spread, and
+    every seed."""
     from matplotlib.figure import Figure
 
-    panels = [(*column, gain, title) for column in columns(result) for _, gain, title in _measures(result, *column)]
-    names = result["methods"]
-    figure = Figure(figsize=(1.5 + 3.2 * len(panels), 1.2 + 0.34 * len(names)), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, (task, probe, fraction, gain, title) in zip(axes, panels, strict=True):
-        by_name = {row["name"]: row for row in _rows(result, task, probe, fraction)}
-        for place, name in enumerate(names):
-            if name not in by_name:
-                continue
-            values = [100 * value for value in by_name[name][gain]["values"] if value is not None]
-            if not values:
-                continue
-            told = spread_of(values)
-            colour = "tab:orange" if name == "dic3l" else "tab:blue"
-            axis.plot(values, [place] * len(values), "o", color=colour, markersize=3, alpha=0.5)
-            axis.errorbar(told["mean"], place, xerr=told["std"] or 0.0, fmt="D", color=colour, markersize=5, capsize=3)
-        axis.axvline(0, color="grey", linewidth=0.8)
-        axis.set_title(f"{task}\n{probe}, {fraction:g} % of labels", fontsize=9)
-        axis.set_xlabel(f"{title} above random weights, points", fontsize=8)
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].invert_yaxis()
+    panels = [(*column, _measures(result, *column)) for column in columns(result)]
+    names, wide = result["methods"], max(len(measures) for *_, measures in panels)
+    size = (1.5 + 3.4 * wide, (1.0 + 0.26 * len(names)) * len(panels))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(panels), wide, sharey=True, squeeze=False)
+    for line, (task, probe, fraction, measures) in zip(grid, panels, strict=True):
+        for axis, measure in zip(line, measures, strict=False):
+            _draw_gains(axis, _rows(result, task, probe, fraction), names, *measure[1:])
+            told = probe if measure[0] == "miou" else "kNN"
+            axis.set_title(f"{task}, {told}, {fraction:g} % of labels", fontsize=9)
+        for axis in line[len(measures) :]:
+            axis.set_visible(False)
+    for axis in grid[:, 0]:
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+    grid[0, 0].invert_yaxis()
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=150)
+
+
+def _draw_gains(axis: Any, rows: list[dict[str, Any]], names: Sequence[str], gain: str, title: str) -> None:
+    by_name = {row["name"]: row for row in rows}
+    for place, name in enumerate(names):
+        values = [100 * one for one in by_name[name][gain]["values"] if one is not None] if name in by_name else []
+        if not values:
+            continue
+        told, colour = spread_of(values), "tab:orange" if name == "dic3l" else "tab:blue"
+        axis.plot(values, [place] * len(values), "o", color=colour, markersize=3, alpha=0.5)
+        axis.errorbar(told["mean"], place, xerr=told["std"] or 0.0, fmt="D", color=colour, markersize=5, capsize=3)
+    axis.axvline(0, color="grey", linewidth=0.8)
+    axis.set_xlabel(f"{title} above random weights, points", fontsize=8)
+    axis.grid(axis="x", alpha=0.3)
