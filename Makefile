@@ -30,7 +30,7 @@ demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" docs/demo.sh $(OUT) $(SCENES)
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(if $(SLOW),,-m 'not slow')
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(SLOW),,-m 'not slow')
 
 lint: $(READY)
 	$(BIN)/ruff check .

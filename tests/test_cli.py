@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +14,8 @@ import pytest
 import torch
 import torchvision
 
-from cli import run_dic3l, run_sarsense
+from tests.commands import call
 from tests.conftest import speckled_power, write_raster
-
-PROGRAMS = {"sarsense": run_sarsense, "dic3l": run_dic3l}
-
-
-def call(program: str, *arguments: object, code: int = 0) -> str:
-    """Run a command in this process; its standard output, and its standard error where it ends with another `code` than
-    0. A process of its own takes a second to start: `test_from_scenes_to_a_probed_encoder` has those."""
-    out, err, found = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", [program, *map(str, arguments)])
-        patch.delenv("WORLD_SIZE", raising=False)
-        try:
-            PROGRAMS[program]()
-        except SystemExit as ended:
-            found = ended.code or 0
-    assert found == code, err.getvalue()
-    return out.getvalue() + err.getvalue() if code else out.getvalue()
 
 
 def start(program: str, *arguments: object) -> str:
@@ -76,11 +57,10 @@ def test_from_scenes_to_a_probed_encoder(tmp_path: Path):
     faults = torchvision.models.resnet18().load_state_dict(torch.load(encoder), strict=False)
     assert set(faults.missing_keys) == {"fc.weight", "fc.bias"} and not faults.unexpected_keys
 
-    start(
-        "dic3l", "evaluate", encoder, run, "--data", sim, "--out", tmp_path / "scores", "--seeds", 1, "--pixels", 2000
-    )
-    rows = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
-    assert str(run) in json.dumps(rows) and "random" in (tmp_path / "scores" / "evaluation.md").read_text()
+    scores = tmp_path / "scores"
+    call("dic3l", "evaluate", encoder, run, "--data", sim, "--out", scores, "--seeds", 1, "--pixels", 500)
+    rows = json.loads((scores / "evaluation.json").read_text())
+    assert str(run) in json.dumps(rows) and "random" in (scores / "evaluation.md").read_text()
 
 
 def test_a_corpus_grows_is_compared_merged_and_described(tmp_path: Path):

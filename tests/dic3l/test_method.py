@@ -260,7 +260,10 @@ def test_an_unknown_stage_is_refused():
 
 
 @pytest.mark.parametrize("key_norm", ["shuffled", "averaged"])
-@pytest.mark.parametrize(("images", "groups", "parts"), [(16, 4, 2), (16, 4, 4), (19, 5, 3)])
+@pytest.mark.parametrize(
+    ("images", "groups", "parts"),
+    [pytest.param(16, 4, 2, marks=pytest.mark.slow), pytest.param(16, 4, 4, marks=pytest.mark.slow), (19, 5, 3)],
+)
 def test_a_batch_in_parts_is_the_batch_in_one(key_norm, images, groups, parts):
     """Losses, weights, momentum weights, queues and running statistics: accumulation changes nothing."""
     config = replace(SMALL, bn_groups=groups, key_norm=key_norm, contour="edges")

@@ -267,6 +267,7 @@ def begin_apart(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_that_see_different_checkpoints_stop_with_a_sentence(tmp_path):
     run_tiny(tmp_path / "machine-0", train__steps=4, train__checkpoint_every=4)
     shutil.copytree(tmp_path / "machine-0", tmp_path / "machine-1")

@@ -126,6 +126,7 @@ def start(arguments: list[str], run: Path, **environment: str) -> subprocess.Pop
 # -------------------------------------------------------------------------------------------------- several ranks
 
 
+@pytest.mark.slow
 def test_two_processes_train_end_and_go_on_from_ctrl_c(corpus, tmp_path):
     run = tmp_path / "run"
     process = start(command(corpus, run, "--nproc", "2", "--set", "train.steps=100000"), run)
@@ -142,6 +143,7 @@ def test_two_processes_train_end_and_go_on_from_ctrl_c(corpus, tmp_path):
     assert checkpoints(run)[-1][0] == done + 3
 
 
+@pytest.mark.slow
 def test_ranks_do_not_outlive_their_parent(corpus, tmp_path):
     run = tmp_path / "run"
     process = start(command(corpus, run, "--nproc", "2", "--set", "train.steps=100000"), run)

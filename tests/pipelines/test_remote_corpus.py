@@ -21,6 +21,7 @@ from sarsense.errors import CorpusError, SarsenseError
 from sarsense.places import RemotePath, place
 from sarsense.shards import TileReader
 from sarsense.verify import verify_corpus
+from tests.commands import call
 from tests.object_store import ObjectStore
 from tests.pipelines.small import CONFIG, OPTIONS, SARSENSE, content
 
@@ -52,7 +53,7 @@ def test_the_objects_are_the_files_of_the_local_corpus(scenes, reference, store:
     assert not [path for path in out.work.rglob("*") if path.suffix in (".tar", ".codes", ".tif")]
 
 
-@pytest.mark.parametrize(("workers", "seed"), [(0, 1), (2, 2)])
+@pytest.mark.parametrize(("workers", "seed"), [(0, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_with_a_tenth_of_requests_failing_the_objects_are_the_same(
     scenes, reference, store: ObjectStore, out: RemotePath, workers: int, seed: int
 ):
@@ -159,12 +160,15 @@ def test_what_reads_a_corpus_reads_a_remote_one(scenes, reference, store: Object
     np.testing.assert_array_equal(TileReader(one).read(indices), TileReader(two).read(indices))
     for command in (["shards", "ls"], ["shards", "stats"], ["shards", "verify"], ["stats"], ["export", "--stac"]):
         extra = ["--out", str(tmp_path / "described")] if command[0] == "export" else ["--json"]
-        done = subprocess.run([*SARSENSE, *command, str(out), *extra], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        call("sarsense", *command, out, *extra)
     assert json.loads((tmp_path / "described" / "collection.json").read_text())
     assert (tmp_path / "described" / "items.parquet").is_file()
-    done = subprocess.run([*SARSENSE, "diff", str(out), str(reference)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    call("sarsense", "diff", out, reference)
+    for root, name in ((out, "far"), (reference, "near")):
+        call("sarsense", "shards", "map", root, "--out", tmp_path / f"{name}.html", "--thumbnails", 5)
+    assert (tmp_path / "far.html").stat().st_size == pytest.approx((tmp_path / "near.html").stat().st_size, rel=0.01)
+    call("sarsense", "report", out, "--out", tmp_path / "report.html")
+    assert one.digest in (tmp_path / "report.html").read_text()
 
 
 def test_damage_to_a_remote_corpus_is_found(scenes, store: ObjectStore, out: RemotePath):

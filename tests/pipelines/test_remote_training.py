@@ -73,7 +73,8 @@ def test_a_bad_shard_is_an_error_that_names_it(far, store, tmp_path, monkeypatch
     assert not (tmp_path / "run" / "bad-shards").exists()
 
 
-@pytest.mark.parametrize("nproc", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("nproc", [1, 2])
 def test_a_bad_shard_is_left_out_by_choice_and_counted(far, store, tmp_path, nproc):
     shard = damage(far, store, 1)
     run = tmp_path / "run"

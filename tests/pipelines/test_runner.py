@@ -109,7 +109,8 @@ def test_an_item_that_raises_does_not_take_the_others_of_its_batch_with_it():
     assert isinstance(outcomes[6], RuntimeError) and str(outcomes[6]) == "StubbornError: six"
 
 
-@pytest.mark.parametrize(("task", "poison"), [pytest.param(deadly, {3, 4}, marks=pytest.mark.slow), (killed, {150})])
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "poison"), [(deadly, {3, 4}), (killed, {150})])
 def test_items_that_kill_their_worker_are_told_from_those_in_their_batch(task: Any, poison: set[int]):
     outcomes = Outcomes()
     with open_runner(2) as runner:

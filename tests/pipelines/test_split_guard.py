@@ -42,7 +42,8 @@ def nearest_km(corpus: Corpus) -> float:
     return least
 
 
-@pytest.mark.parametrize(("cell_km", "guard_km"), [(5.0, None), pytest.param(20.0, 3.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("cell_km", "guard_km"), [(5.0, None), (20.0, 3.0)])
 def test_on_real_scenes_no_train_tile_is_within_the_guard_distance_of_a_val_tile(
     real_data, tmp_path, cell_km, guard_km
 ):

@@ -7,9 +7,9 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import zlib
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from sarsense.inspection.mapped import CORNER_ERROR, quantised
 from sarsense.inspection.query import select
 from sarsense.inspection.source import open_source
 from sarsense.report.document import write_report
+from tests import commands
 
 HOSTILE = [
     "</script><script>document.body.dataset.owned=1</script>",
@@ -399,11 +400,7 @@ def test_the_page_draws_in_a_browser(root: Path, hostile: Path, tmp_path: Path, 
 
 
 def test_commands_say_what_they_wrote(root: Path, tmp_path: Path) -> None:
-    def call(*arguments: object, code: int = 0) -> str:
-        done = subprocess.run([sys.executable, "-m", "sarsense", *map(str, arguments)], capture_output=True, text=True)
-        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
-        return done.stderr if code else done.stdout
-
+    call = partial(commands.call, "sarsense")
     told = json.loads(call("shards", "map", root, "-o", tmp_path / "m.html", "--thumbnails", 3, "--json"))
     assert (told["tiles"], told["thumbnails"]) == (4_000, 3) and told["bytes"] == (tmp_path / "m.html").stat().st_size
     assert "tiles" in call("shards", "map", root, "-o", tmp_path / "m.geojson", "--where", "enl < 1")

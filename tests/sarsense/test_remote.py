@@ -60,7 +60,7 @@ def test_with_requests_failing_the_bytes_are_the_same(
     assert summary.scenes_refused == 0 and content(tmp_path / "corpus") == content(reference)
 
 
-@pytest.mark.parametrize("kind", ["busy", "reset", "reset_body", "stall"])
+@pytest.mark.parametrize("kind", ["busy", "reset", "reset_body", pytest.param("stall", marks=pytest.mark.slow)])
 def test_a_raster_is_read_whole_through_each_kind_of_fault(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ):
