@@ -85,7 +85,7 @@ def read_tile(source: Source, row: Mapping[str, Any]) -> Tile:
         raise ShardError(f"{row['shard']}: {row['key']} has no member that can be shown (npy, png, tif or jpg)")
     if row["bytes"] > _LARGEST:
         raise ShardError(f"{row['shard']}: {row['key']}.{row['pixels']} has {row['bytes']:,} bytes: too large to show")
-    raw = _bytes(place(row["shard"]), row["offset"], row["bytes"])
+    raw = read_bytes(place(row["shard"]), row["offset"], row["bytes"])
     try:
         pixels = _planes(_DECODERS[row["pixels"]](raw))
     except Exception as error:  # decoders of three libraries, of bytes that anybody wrote: each raises its own
@@ -98,7 +98,7 @@ def read_tile(source: Source, row: Mapping[str, Any]) -> Tile:
 def _of_corpus(corpus: Corpus, row: Mapping[str, Any]) -> Tile:
     size = math.prod(corpus.tile_shape) * corpus.dtype.itemsize
     path = corpus.root / row["shard"]
-    raw = _bytes(path, row["offset"], size)
+    raw = read_bytes(path, row["offset"], size)
     if tile_hash(raw) != row["content_hash"]:
         raise BadShardError(
             f"{path}: tile {row['key']} is not what the corpus says: damaged or replaced; `sarsense shards verify` "
@@ -109,7 +109,8 @@ def _of_corpus(corpus: Corpus, row: Mapping[str, Any]) -> Tile:
     return Tile(row["key"], pixels, _channels(row, len(pixels)), True)
 
 
-def _bytes(path: Place, start: int, size: int) -> bytes:
+def read_bytes(path: Place, start: int, size: int) -> bytes:
+    """Of a shard. ShardError where it cannot be read, or ends before."""
     try:
         if isinstance(path, Path):
             with path.open("rb") as file:
