@@ -293,7 +293,7 @@ def test_an_empty_cell_names_its_row_and_ends_nothing(copy: Path, column: str):
         assert {one.file for one in problems} == {"tiles.parquet"}
         mine = {keys[4], "", None} if column == "key" else {keys[4], None}
         assert {one.key for one in problems} <= mine
-        assert quick and column == "hi_db" or any(column in one.what and one.key != "" for one in problems)
+        assert (quick and column == "hi_db") or any(column in one.what and one.key != "" for one in problems)
 
 
 @pytest.mark.parametrize("value", ["x" * 500, "a/../b", "\x1b[31m\0"])
