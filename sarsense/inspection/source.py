@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,6 +33,8 @@ class Source:
     """of tars of another program: a row a sample"""
     unknown: tuple[str, ...] = ()
     """columns of a corpus that these tars say nothing of"""
+    tars: Mapping[str, Place] = field(default_factory=dict)
+    """of tars of another program: those that `shard` names, which does not tell the signature of an address"""
 
 
 def open_source(named: str | Place) -> Source:
@@ -77,4 +79,4 @@ def _of_tars(name: str, tars: Sequence[Place]) -> Source:
                 f"{tar}: no such file; a tar, a glob of local tars in quotes, or a corpus or its address expected"
             )
     table, unknown = scan_tars(tars)
-    return Source(name, None, None, table, unknown)
+    return Source(name, None, None, table, unknown, {str(tar): tar for tar in tars})

@@ -16,7 +16,7 @@ from sarsense.codes import as_8_bit, decode
 from sarsense.corpus import Corpus
 from sarsense.errors import BadShardError, ShardError
 from sarsense.inspection.source import Source
-from sarsense.places import Place, place
+from sarsense.places import Place
 from sarsense.shards import tile_hash
 
 NEEDED = (
@@ -88,7 +88,7 @@ def read_tile(source: Source, row: Mapping[str, Any]) -> Tile:
         raise ShardError(f"{row['shard']}: {row['key']} has no member that can be shown (npy, png, tif or jpg)")
     if row["bytes"] > _LARGEST:
         raise ShardError(f"{row['shard']}: {row['key']}.{row['pixels']} has {row['bytes']:,} bytes: too large to show")
-    raw = read_bytes(place(row["shard"]), row["offset"], row["bytes"])
+    raw = read_bytes(source.tars[row["shard"]], row["offset"], row["bytes"])
     try:
         pixels = _planes(_DECODERS[row["pixels"].rpartition(".")[2]](raw))
     except Exception as error:  # decoders of three libraries, of bytes that anybody wrote: each raises its own

@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.big_table import make
+from pipelines.commands import shards
 from sarsense.corpus import footprint_wkb
 from sarsense.errors import CorpusError, SettingError
 from sarsense.inspection.ground import around_pole, corners, for_gis
@@ -304,6 +305,21 @@ def test_tars_of_others_are_points_or_nothing(tmp_path: Path) -> None:
     write_report(source, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "These tars are no corpus" in text and "<code>split</code>" in text
+
+
+def test_a_page_does_not_tell_the_signature_of_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def write(*given: object) -> None:
+        told.append(str(given[-1]))
+        raise SettingError("that is all")
+
+    monkeypatch.setattr("sarsense.inspection.source.open_source", lambda named: None)
+    monkeypatch.setattr("sarsense.inspection.map.write_map", write)
+    for address in ("https://host/a.tar?signature=1", "corpus/train/*.tar"):
+        with pytest.raises(SettingError, match="that is all"):
+            shards.map_(address, tmp_path / "map.html")
+    assert told == ["https://host/a.tar", "corpus/train/*.tar"]
 
 
 def test_tiles_whose_shard_is_gone_are_mapped_without_a_picture(root: Path, tmp_path: Path) -> None:
