@@ -8,10 +8,15 @@ import json
 import re
 import shutil
 import tarfile
+import threading
 from collections import Counter
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pyproj
 import pytest
 import rasterio
@@ -20,6 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
+from cli import run_sarsense
 from pipelines.build import build
 from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
@@ -507,6 +513,34 @@ def test_a_member_of_less_than_nothing_ends_the_tar(tmp_path: Path):
         open_source(str(tmp_path / "a.tar"))
 
 
+def test_a_tar_behind_a_signed_address_is_listed_and_read_with_the_signature(tmp_path: Path):
+    picture = _picture(np.full((8, 8), 7, np.uint8), "PNG")
+    tar = write_tar(tmp_path / "a.tar", {"one.png": picture}).read_bytes()
+
+    class Signed(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            part = tar[int(first) : int(last or len(tar)) + 1] if self.path == "/a.tar?signature=1" else b""
+            self.send_response((206 if "Range" in self.headers else 200) if part else 403)
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(tar)}")
+            self.end_headers()
+            self.wfile.write(part)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Signed)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        source = open_source(f"http://127.0.0.1:{server.server_port}/a.tar?signature=1")
+        assert "signature" not in str(select(source).to_pylist())
+        get(source, "one", tmp_path / "x.npy")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (np.load(tmp_path / "x.npy") == 7).all()
+
+
 def test_a_shard_away_from_its_corpus_still_says_what_its_json_says(root: Path, source: Source, tmp_path: Path):
     assert source.corpus is not None
     shard = source.corpus.shards[0]
@@ -555,6 +589,39 @@ def test_hostile_names_harm_neither_files_nor_terminals(tmp_path: Path, capsys: 
     assert (
         "\x1b" not in out and "\x07" not in out and "[bold]x[/bold]" in out and len(out.splitlines()) == 1 + len(keys)
     )
+
+
+COMMANDS = "\x1b]0;title\x07\x9b31m\u202etxt\x7f"
+
+
+def test_words_of_others_command_no_terminal_wherever_they_stand(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Names of corpora, kinds of repeats, names of columns, keys that an error repeats, JSON."""
+    corpus = shutil.copytree(root / "corpus", tmp_path / "corpus")
+    manifest = json.loads((corpus / "corpus.json").read_text())
+    (corpus / "corpus.json").write_text(json.dumps({**manifest, "name": COMMANDS, "version": COMMANDS}))
+    twice = pa.table({"kind": [COMMANDS], "dropped": ["a"], "kept": ["b"], "distance": [0.0]})
+    pq.write_table(twice, corpus / "duplicates.parquet")
+    tiles = pq.read_table(corpus / "tiles.parquet")
+    pq.write_table(tiles.append_column("[/x]" + COMMANDS, pa.nulls(len(tiles))), corpus / "tiles.parquet")
+    other = write_tar(tmp_path / "in.tar", {f"key{COMMANDS}.png": b"", f"key{COMMANDS}.json": b'{"enl": NaN}'})
+    for arguments in (
+        ("stats", corpus), ("ls", corpus, "--columns", "all"), ("ls", corpus, "--json", "--columns", "all"),
+        ("get", other, "key", "-o", tmp_path / "x.png"), ("show", other, "--outliers"), ("ls", other, "--json"),
+        ("diff", root / "corpus", corpus), ("verify", corpus),
+    ):  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["sarsense", "shards", *map(str, arguments)])
+        with suppress(SystemExit):
+            run_sarsense()
+        told = capsys.readouterr()
+        for text in (told.out, told.err):
+            assert text.replace("\n", "").isprintable(), (arguments, text)
+    monkeypatch.setattr("sys.argv", ["sarsense", "shards", "ls", str(other), "--json"])
+    with suppress(SystemExit):
+        run_sarsense()
+    [row] = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert row["key"] == f"key{COMMANDS}" and row["enl"] is None
 
 
 @given(st.text())
