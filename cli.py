@@ -120,6 +120,7 @@ def _run(app: Callable[[], None], name: str) -> None:
         sys.exit(130)
     except Exception as error:
         from dic3l.errors import ConfigError, Dic3lError
+        from pipelines.commands.terminal import safe
         from sarsense.errors import SarsenseError, SettingError
 
         if debug or not isinstance(error, (Dic3lError, SarsenseError, OSError)):
@@ -129,7 +130,7 @@ def _run(app: Callable[[], None], name: str) -> None:
             told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
                 told += "; free the disk or mend it, then run the same command again"
-        typer.echo(f"{name}: error: {told}", err=True)
+        typer.echo(f"{name}: error: {safe(told)}", err=True)
         sys.exit(2 if isinstance(error, (SettingError, ConfigError)) else 1)
 
 

@@ -42,7 +42,9 @@ def read_exclusion(path: Path) -> Exclusion:
         raise SettingError(f"{path}: a list of tiles or scenes expected, {error} found: check the path") from None
     lines = text.splitlines()
     first = next((line for line in lines if line.strip()), "")
-    header = [name.strip().lower() for name in next(csv.reader([first]), [])]
+    header = [name.strip('" ').lower() for name in first.split(",")]
+    if len({"key", "scene", "source"} & set(re.split(r"[;\t]", first.lower()))) > 1:
+        raise SettingError(f"{path}: commas between the cells of a CSV expected, others found: save it with commas")
     if {"key", "scene", "source"} & set(header):
         rows = _csv_rows(path, text)
         return Exclusion(path.name, tuple(dict.fromkeys(filter(None, map(named, rows)))), tuple(rows))

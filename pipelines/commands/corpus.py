@@ -345,7 +345,7 @@ def stats(
         print_json({**{name: made[name] for name in names}, "stats_from": source, "groups": rows})
         return
     where = "" if source is None else f", ranges of corpus {source['corpus']} ({source['digest'][:12]})"
-    typer.echo(f"{opened.name}: normalised by {made['normalization']}, {made['content']}, {made['bits']} bits{where}")
+    say([f"{opened.name}: normalised by {made['normalization']}, {made['content']}, {made['bits']} bits{where}"])
     columns = list(rows[0]) if rows else []
     print_table(columns, [[cell(row[name]) for name in columns] for row in rows])
     if plot is not None:

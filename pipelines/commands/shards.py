@@ -105,9 +105,9 @@ def stats(
         return
     for name in ("name", "version", "digest", "tiles", "shards", "bytes"):
         if told[name] is not None:
-            typer.echo(f"{name:8} {cell(told[name])}")
+            say([f"{name:8} {cell(told[name])}"])
     if told["duplicates"]:
-        typer.echo(f"repeats  {', '.join(f'{kind} {number}' for kind, number in told['duplicates'].items())}: left out")
+        say([f"repeats  {', '.join(f'{kind} {number}' for kind, number in told['duplicates'].items())}: left out"])
     if told["unknown"]:
         typer.echo(f"unknown  {', '.join(told['unknown'])}: nothing in these tars says them")
     for name, rows in told["by"].items():
@@ -140,8 +140,10 @@ def map_(
     """Draw where tiles lie: one HTML file with coastline, colours, pictures and provenance; or GeoJSON, GeoParquet."""
     from sarsense.inspection.map import write_map
     from sarsense.inspection.source import open_source
+    from sarsense.places import place
 
-    drawn = write_map(open_source(source), out, color, where, thumbnails, source)
+    # not the signature of a signed address: a page is passed on
+    drawn = write_map(open_source(source), out, color, where, thumbnails, str(place(source)))
     if as_json:
         print_json(drawn.to_json())
         return
@@ -217,7 +219,7 @@ def browse(
             if as_json:
                 print_json({"url": server.url, "flags": str(listed.path), "tiles": server.desk.table.total})
             else:
-                typer.echo(f"{server.desk.source.name}: {server.desk.table.total:,} tiles")
+                say([f"{server.desk.source.name}: {server.desk.table.total:,} tiles"])
                 typer.echo(f"  {server.url}")
                 typer.echo(f"  flags: {listed.path} ({len(listed.read())} so far); Ctrl-C ends")
             if not server.loopback:

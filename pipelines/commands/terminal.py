@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,12 +10,33 @@ from typing import Any
 
 import typer
 
+_LONGEST_LINE = 4000
+
 
 def print_json(value: Any) -> None:
-    """For machines; what JSON does not know, as paths and times, as text."""
+    """For machines, which also take it in a terminal: what commands one is escaped. What JSON does not know is text, as
+    paths and times, or null, as numbers that are none."""
     import json
 
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    if not text.replace("\n", "").isprintable():
+        text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    typer.echo(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def safe(text: str) -> str:
+    """What may hold words of others (names, keys, JSON), without anything that commands a terminal."""
+    from sarsense.inspection.text import plain
+
+    return "\n".join(plain(line, _LONGEST_LINE) for line in text.split("\n"))
 
 
 def cell(value: Any) -> str:
@@ -40,7 +62,7 @@ def print_table(columns: Sequence[str], rows: list[list[str]]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=1000)
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(columns))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(plain(column)), overflow="fold")
     for row in rows:  # as Text: what stands in brackets is no markup
         table.add_row(*(Text(plain(cell)) for cell in row))
     console.print(table)
@@ -85,7 +107,7 @@ def print_counts(names: Sequence[str], rows: list[dict[str, Any]], tiles: int, m
 def say(lines: Iterable[str]) -> None:
     """A line each."""
     for line in lines:
-        typer.echo(line)
+        typer.echo(safe(line))
 
 
 @contextmanager

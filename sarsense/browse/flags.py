@@ -24,6 +24,8 @@ from sarsense.inspection.text import plain
 LONGEST_REASON = 500
 LARGEST_FILE = 64 * 2**20
 _LONGEST_CELL, _LONGEST_NAME = 2**20, 4096
+_FORMULA = ("=", "+", "-", "@")
+"""what a cell begins with that a spreadsheet computes"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class FlagFile:
         flag = Flag("" if whole else key, _listable(scene), _listable(source), _one_line(reason))
         if not _listable(flag.name):
             raise SettingError(
-                f"the {'scene' if whole else 'tile'} has no name that fits into a line of a list: it cannot be flagged"
+                f"the {'scene' if whole else 'tile'} has no name that fits into a line of a list, or one that a "
+                "spreadsheet takes for a formula: it cannot be flagged; a plain list takes what is in one line"
             )
         with self._changing() as (_, rows):
             same = next((one for one in rows if _flag(one).name == flag.name), None)
@@ -121,8 +124,9 @@ def _flag(row: Mapping[str, str]) -> Flag:
 
 
 def _listable(name: str) -> str:
-    """The name where it comes out of a CSV as it went in, whoever reads it; else nothing."""
-    return name if name.isprintable() and name == name.strip() and len(name) <= _LONGEST_NAME else ""
+    """The name where it comes out of a CSV as it went in, whoever reads it, and does nothing there; else nothing."""
+    fits = name.isprintable() and name == name.strip() and len(name) <= _LONGEST_NAME
+    return name if fits and not name.startswith(_FORMULA) else ""
 
 
 def _one_line(text: str) -> str:

@@ -19,7 +19,7 @@ from sarsense.errors import ShardError
 from sarsense.places import Place, local_copy
 
 PIXELS = ("npy", "png", "tif", "tiff", "jpg", "jpeg")
-"""endings of members that can be shown, the best first"""
+"""endings of members that can be shown, the best first; behind another ending (`key.vv.npy`) they are second to all"""
 _OWN = pa.schema(
     [
         ("key", pa.string()),
@@ -56,7 +56,10 @@ def _samples(tar: Place) -> Iterator[dict[str, Any]]:
         with local_copy(tar) as path, tarfile.open(path, "r:") as opened:
             sample: dict[str, Any] | None = None
             for member in opened:
-                named = _NAME.match(member.name)
+                if member.size < 0:  # tarfile would go back by as much, for ever
+                    raise tarfile.ReadError(f"a member of {member.size} bytes")
+                # names of another encoding stay names
+                named = _NAME.match(member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
                 if not member.isfile() or named is None:
                     continue
                 key, ending = named.groups()
@@ -77,7 +80,7 @@ def _samples(tar: Place) -> Iterator[dict[str, Any]]:
 
 def _add(sample: dict[str, Any], opened: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> None:
     sample["members"].append(ending)
-    if ending in PIXELS and (sample.get("pixels") not in PIXELS[: PIXELS.index(ending) + 1]):
+    if _rank(ending) < _rank(sample.get("pixels", "")):
         sample |= {"pixels": ending, "offset": member.offset_data, "bytes": member.size}
     if ending == "json" and member.size <= _LONGEST_JSON:
         file = opened.extractfile(member)
@@ -88,6 +91,12 @@ def _add(sample: dict[str, Any], opened: tarfile.TarFile, member: tarfile.TarInf
         if isinstance(said, dict):
             sample |= {field.name: said[field.name] for field in _SAID if said.get(field.name) is not None}
             _add_normalization(sample, said.get("normalization"))
+
+
+def _rank(ending: str) -> tuple[bool, int]:
+    """The lower, the better to show; of what cannot be shown the highest."""
+    before, _, kind = ending.rpartition(".")
+    return (bool(before), PIXELS.index(kind)) if kind in PIXELS else (True, len(PIXELS))
 
 
 def _add_normalization(sample: dict[str, Any], said: Any) -> None:

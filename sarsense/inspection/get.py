@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
@@ -19,9 +22,10 @@ from sarsense.files import atomic_write
 from sarsense.inspection.picture import png
 from sarsense.inspection.query import literal, select
 from sarsense.inspection.source import Source
+from sarsense.inspection.text import plain
 from sarsense.inspection.tile import NEEDED, Tile, read_tile
 
-_PLACE = ("crs", "transform", "lonlat_transform")
+_CODE_OR_WKT = re.compile(r"[A-Za-z]{2,20}:\d{1,9}|[A-Z0-9_]+\[.*\]\s*", re.DOTALL)
 _PROVENANCE = ("scene", "source", "band", "row", "col", "sensor", "mode", "datetime", "orbit_direction", "split", "enl")
 
 
@@ -72,6 +76,8 @@ def _geotiff(tile: Tile, row: Mapping[str, Any]) -> tuple[bytes, str]:
     bands = tile.pixels if db is None else db
     if bands.dtype.kind == "b":
         bands = bands.astype(np.uint8)
+    elif bands.dtype.kind == "f" and bands.dtype.itemsize not in (4, 8):  # of others GeoTIFF knows none
+        bands = bands.astype(np.float32 if bands.dtype.itemsize == 2 else np.float64)
     place, placed = _placed(row)
     profile = {
         "driver": "GTiff",
@@ -99,14 +105,34 @@ def _geotiff(tile: Tile, row: Mapping[str, Any]) -> tuple[bytes, str]:
 
 
 def _placed(row: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """CRS and transform for rasterio, and in words."""
-    crs, transform, lonlat = (row.get(name) for name in _PLACE)
-    if crs and transform:
-        return {"crs": crs, "transform": Affine(*transform)}, crs
-    if lonlat:
+    """CRS and transform for rasterio, and in words. What another program says may be neither."""
+    said, transform, lonlat = row.get("crs"), _affine(row.get("transform")), _affine(row.get("lonlat_transform"))
+    crs = _crs(said) if said else None
+    if crs is not None and transform is not None:
+        return {"crs": crs, "transform": transform}, plain(said)
+    if lonlat is not None:
         told = "WGS 84, by the affine map nearest to the scene's control points"
-        return {"crs": "EPSG:4326", "transform": Affine(*lonlat)}, told
+        return {"crs": "EPSG:4326", "transform": lonlat}, told
+    if said and crs is None:
+        return {}, f"without a place: its crs is no code and no WKT that can be read: {plain(said, 80)}"
     return {}, "without a place: the tile has none"
+
+
+def _crs(said: str) -> CRS | None:
+    """Of a code or WKT alone: of other texts GDAL opens the file, or the address, that they name."""
+    if not _CODE_OR_WKT.fullmatch(said):
+        return None
+    try:
+        with rasterio.Env():
+            return CRS.from_user_input(said)
+    except (ValueError, OverflowError):  # rasterio's CRSError is a ValueError
+        return None
+
+
+def _affine(values: Sequence[float | None] | None) -> Affine | None:
+    """Of six numbers, row by row, or of nine with the last row; None of others."""
+    known = [value for value in values or () if value is not None and math.isfinite(value)]
+    return Affine(*known[:6]) if len(known) == len(values or ()) and len(known) in (6, 9) else None
 
 
 _WRITERS: dict[str, Callable[[Tile, Mapping[str, Any]], tuple[bytes, str]]] = {

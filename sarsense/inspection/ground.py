@@ -28,6 +28,7 @@ def corners(footprints: pa.BinaryArray) -> np.ndarray:
     Of a ring of four equal edges its corners, of another polygon those of the narrowest rectangle around it.
     """
     out = np.full((len(footprints), 4, 2), np.nan)
+    footprints = footprints.cast(pa.binary())  # offsets of 32 bits, whoever wrote the table
     raw, starts = _bytes(footprints)
     size = np.diff(starts)
     usual = np.flatnonzero(size == _BYTES)

@@ -23,7 +23,9 @@ def listing(
     elif columns == "all":
         names = known
     else:
-        names = [part.strip() for part in columns.split(",") if part.strip()]
+        names = list(dict.fromkeys(part.strip() for part in columns.split(",") if part.strip()))
+        if not names:
+            raise SettingError("--columns: names with commas between expected, found none; all: every one")
         if lacking := [name for name in names if name not in known]:
             of_these = f"; of these tars nothing says {', '.join(source.unknown)}" if source.unknown else ""
             raise SettingError(f"--columns: no column {lacking[0]}; there are {', '.join(known)}{of_these}")

@@ -19,7 +19,7 @@ from sarsense.errors import SettingError
 from sarsense.files import atomic_write
 from sarsense.inspection.ground import for_gis
 from sarsense.inspection.mapped import CORNER_ERROR, mapped
-from sarsense.inspection.query import columns_of, condition, database, run
+from sarsense.inspection.query import batches, columns_of, condition, database, run
 from sarsense.inspection.source import Source
 from sarsense.inspection.text import plain
 from sarsense.report.page import coastline, json_block, packed, page
@@ -90,7 +90,7 @@ def map_page(
         "columns": {name: names for name, (names, _) in found.columns.items()},
         "keys": found.keys,
         "pictures": found.pictures,
-        "address": shlex.quote(plain(address)),
+        "address": shlex.quote(plain(address, 4096)),
         "error": CORNER_ERROR,
     }
     title = f"{plain(source.name, 80)}: map of tiles"
@@ -172,9 +172,9 @@ def _features(source: Source, where: str | None) -> Iterator[tuple[pa.RecordBatc
     wanted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
     with database(source) as connection:
         query = f"SELECT {wanted}{f', {_GEO}' if _GEO in known else ''} FROM tiles{condition(where)}"
-        empty = run(connection, f"SELECT * FROM ({query}) LIMIT 0", source)  # what is wrong is told in our words
+        empty = run(connection, f"SELECT * FROM ({query}) LIMIT 0", source)
         count = 0
-        for batch in connection.sql(query).to_arrow_reader(_BATCH):
+        for batch in batches(connection, query, _BATCH, source):
             count += len(batch)
             rows = batch.select(names)
             yield rows, _geometries(batch, known)
@@ -194,7 +194,8 @@ def _geometries(batch: pa.RecordBatch, known: list[str]) -> np.ndarray:
             out[index] = for_gis(found[index])
     elif "lon" in known and "lat" in known:
         lon, lat = (np.array(batch.column(name).to_pylist(), np.float64) for name in ("lon", "lat"))
-        there = np.isfinite(lon) & np.isfinite(lat)
+        there = (np.abs(lon) <= 360.0) & (np.abs(lat) <= 90.0)
+        lon = np.where(np.abs(lon) > 180.0, (lon + 180.0) % 360.0 - 180.0, lon)
         out[there] = np.array(shapely.points(lon[there], lat[there]), object)
     return out
 

@@ -81,12 +81,30 @@ def columns_of(source: Source) -> list[str]:
 
 def run(connection: duckdb.DuckDBPyConnection, query: str, source: Source) -> pa.Table:
     """The rows of one SELECT. SettingError where it is none, or DuckDB cannot carry it out."""
+    with _told(connection, source):
+        return _one_select(connection, query).to_arrow_table()
+
+
+def batches(connection: duckdb.DuckDBPyConnection, query: str, rows: int, source: Source) -> Iterator[pa.RecordBatch]:
+    """The same, part by part: what DuckDB cannot carry out may come to light in any of them."""
+    with _told(connection, source):
+        yield from _one_select(connection, query).to_arrow_reader(rows)
+
+
+def _one_select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
+    statements = connection.extract_statements(query)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise SettingError("--where and --sort: expected one condition and one order of SQL, found more statements")
+    return connection.sql(query)
+
+
+@contextmanager
+def _told(connection: duckdb.DuckDBPyConnection, source: Source) -> Iterator[None]:
     try:
-        statements = connection.extract_statements(query)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise SettingError("--where and --sort: expected one condition and one order of SQL, found more statements")
-        return connection.sql(query).to_arrow_table()
-    except duckdb.Error as error:
+        yield
+    except (duckdb.Error, OSError) as error:  # in the middle of a stream an OSError without a number
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise SettingError(f"--where or --sort: {_reason(error, connection, source)}") from error
 
 
@@ -164,7 +182,7 @@ def _view(source: Source, name: str, path: Path, numbered: str = "") -> str:
     return f"CREATE VIEW {numbered or name} AS SELECT *{lacking} FROM {read}{narrowed}"
 
 
-def _reason(error: duckdb.Error, connection: duckdb.DuckDBPyConnection, source: Source) -> str:
+def _reason(error: Exception, connection: duckdb.DuckDBPyConnection, source: Source) -> str:
     """DuckDB's first line, and what there is to choose from."""
     first = re.sub(r"\s+", " ", str(error).split("\nLINE")[0]).strip()
     if isinstance(error, duckdb.BinderException):

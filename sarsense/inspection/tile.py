@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from sarsense.codes import as_8_bit, decode
 from sarsense.corpus import Corpus
 from sarsense.errors import BadShardError, ShardError
 from sarsense.inspection.source import Source
-from sarsense.places import Place, place
+from sarsense.places import Place
 from sarsense.shards import tile_hash
 
 NEEDED = (
@@ -36,6 +37,8 @@ NEEDED = (
 """columns of tiles that `read_tile` wants of a row, where there are any"""
 _LARGEST = 2**30
 """bytes of a member of another program's tar that is looked into"""
+_MOST_VALUES = 2**27
+"""of a TIFF: a few bytes of one may say that they are any number"""
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ def read_tile(source: Source, row: Mapping[str, Any]) -> Tile:
         raise ShardError(f"{row['shard']}: {row['key']} has no member that can be shown (npy, png, tif or jpg)")
     if row["bytes"] > _LARGEST:
         raise ShardError(f"{row['shard']}: {row['key']}.{row['pixels']} has {row['bytes']:,} bytes: too large to show")
-    raw = _bytes(place(row["shard"]), row["offset"], row["bytes"])
+    raw = read_bytes(source.tars[row["shard"]], row["offset"], row["bytes"])
     try:
-        pixels = _planes(_DECODERS[row["pixels"]](raw))
+        pixels = _planes(_DECODERS[row["pixels"].rpartition(".")[2]](raw))
     except Exception as error:  # decoders of three libraries, of bytes that anybody wrote: each raises its own
         raise ShardError(f"{row['shard']}: {row['key']}.{row['pixels']} cannot be read: {error}") from error
     channels = _channels(row, len(pixels))
@@ -98,7 +101,7 @@ def read_tile(source: Source, row: Mapping[str, Any]) -> Tile:
 def _of_corpus(corpus: Corpus, row: Mapping[str, Any]) -> Tile:
     size = math.prod(corpus.tile_shape) * corpus.dtype.itemsize
     path = corpus.root / row["shard"]
-    raw = _bytes(path, row["offset"], size)
+    raw = read_bytes(path, row["offset"], size)
     if tile_hash(raw) != row["content_hash"]:
         raise BadShardError(
             f"{path}: tile {row['key']} is not what the corpus says: damaged or replaced; `sarsense shards verify` "
@@ -109,7 +112,8 @@ def _of_corpus(corpus: Corpus, row: Mapping[str, Any]) -> Tile:
     return Tile(row["key"], pixels, _channels(row, len(pixels)), True)
 
 
-def _bytes(path: Place, start: int, size: int) -> bytes:
+def read_bytes(path: Place, start: int, size: int) -> bytes:
+    """Of a shard. ShardError where it cannot be read, or ends before."""
     try:
         if isinstance(path, Path):
             with path.open("rb") as file:
@@ -142,12 +146,15 @@ def _channel(said: Mapping[str, Any]) -> Channel:
 
 
 def _planes(found: np.ndarray) -> np.ndarray:
-    """(C, H, W) of what was found, channels first or last."""
+    """(C, H, W) of what was found, channels first or last; of complex values their magnitude."""
+    if not found.size:
+        raise ValueError(f"pixels expected, shape {found.shape} found")
+    found = np.abs(found) if found.dtype.kind == "c" else found
     if found.ndim == 2:
         return found[None]
     if found.ndim == 3 and found.shape[-1] <= 4 < found.shape[0]:
         return np.moveaxis(found, -1, 0)
-    if found.ndim != 3 or not found.size:
+    if found.ndim != 3:
         raise ValueError(f"two or three axes expected, shape {found.shape} found")
     return found
 
@@ -156,7 +163,7 @@ def _of_npy(raw: bytes) -> np.ndarray:
     found = np.load(io.BytesIO(raw), allow_pickle=False)
     if found.dtype.kind not in "buifc":
         raise ValueError(f"numbers expected, {found.dtype} found")
-    return np.abs(found) if found.dtype.kind == "c" else found
+    return found
 
 
 def _of_picture(raw: bytes) -> np.ndarray:
@@ -167,10 +174,16 @@ def _of_picture(raw: bytes) -> np.ndarray:
 
 
 def _of_tiff(raw: bytes) -> np.ndarray:
+    from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import MemoryFile
 
-    with MemoryFile(raw) as file, file.open(driver="GTiff") as dataset:
-        return dataset.read()
+    with warnings.catch_warnings(), MemoryFile(raw) as file:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # where it lies is not asked
+        with file.open(driver="GTiff") as dataset:
+            bands, height, width = dataset.count, dataset.height, dataset.width
+            if bands * height * width > _MOST_VALUES:
+                raise ValueError(f"{bands} bands of {width} x {height} pixels: too large to show")
+            return dataset.read()
 
 
 _DECODERS = {

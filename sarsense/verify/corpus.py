@@ -17,7 +17,7 @@ from sarsense.places import shard_files
 from sarsense.samples import NAMES
 from sarsense.shards import Shard
 from sarsense.verify.problem import Problem
-from sarsense.verify.rows import contradictions
+from sarsense.verify.rows import contradictions, typed
 from sarsense.verify.shard import TABLE, verify_shard
 
 
@@ -59,6 +59,8 @@ def verify_corpus(
         table = corpus.tiles(columns=_columns(corpus))
     except CorpusError as error:
         return [*problems, Problem(TABLE, f"{error}; no tile could be checked")]
+    table, empty_cells = typed(corpus, table)
+    problems += empty_cells
     problems += _verify_identity(corpus, table)
     of_shard = _by_shard(table)
     for name in of_shard.keys() - named:

@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sarsense.columns import floats, objects, records
-from sarsense.corpus import Corpus
+from sarsense.corpus import Corpus, tile_schema
 from sarsense.cut import count_labels, look
 from sarsense.errors import SarsenseError
 from sarsense.inspection.ground import corners
-from sarsense.shards import TileReader, tile_hash
+from sarsense.inspection.tile import read_bytes
+from sarsense.shards import tile_hash
 from sarsense.verify.problem import Problem
 
 TABLE = "tiles.parquet"
@@ -32,6 +33,10 @@ _OF_CHANNEL = ("source", "band", "mean_db", "std_db", "enl", "enl_bias_db", "lo_
 _JOINED = ("polarisation", "content", "group")
 """columns that name each channel's once, with + between"""
 _OF_SCENE = ("acquisition", "sensor", "mode", "datetime", "orbit_direction", "crs")
+_NEEDED = {"key": "", "shard": "", "offset": -1, "content_hash": "", "split": "", "label_offset": -1, "label_hash": ""}
+"""columns without which nothing can be said of a row, and what stands for a cell that is empty"""
+_MOST = 20
+"""empty cells of a column that are told one by one; of more, their number"""
 _POLAR = 85.0
 """degrees: a footprint near a pole may go around it"""
 
@@ -40,7 +45,7 @@ Row = Mapping[str, Any]
 
 def contradictions(corpus: Corpus, shards: Sequence[str] | None = None) -> list[Problem]:
     """A problem a column and row, of the tiles of these shards. CorpusError where the table cannot be read."""
-    table = corpus.tiles()
+    table, _ = typed(corpus, corpus.tiles())
     if shards is not None:
         table = table.filter(pc.field("shard").isin(list(shards)))
     rows = records(table)
@@ -55,6 +60,32 @@ def contradictions(corpus: Corpus, shards: Sequence[str] | None = None) -> list[
         what = f"{name} lies elsewhere than lon {rows[number]['lon']}, lat {rows[number]['lat']}"
         found.append(Problem(TABLE, what, rows[number]["key"]))
     return found + _against_shards(corpus, rows)
+
+
+def typed(corpus: Corpus, table: pa.Table) -> tuple[pa.Table, list[Problem]]:
+    """Rows of tiles.parquet of the types that it should have, whoever wrote them, without the empty cells that no row
+    of a corpus has; and a problem for each of those, and for each column that cannot be read."""
+    schema, problems = tile_schema(corpus.labelled), []
+    for index, name in enumerate(table.column_names):
+        kind, column = schema.field(name).type, table[name]
+        if column.type != kind:
+            try:
+                column = column.cast(kind)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+                problems.append(Problem(TABLE, f"{name} is a column of {column.type}, expected {kind}"))
+                column = pa.chunked_array([pa.nulls(len(table), kind)])
+        if name in (*_NEEDED, "channels") and 0 < column.null_count < len(table):
+            empty = np.flatnonzero(column.is_null().to_numpy())
+            keys = [table["key"][number].as_py() for number in empty[:_MOST].tolist()]
+            problems += [Problem(TABLE, f"{name} is empty", key) for key in keys]
+            if len(empty) > _MOST:
+                problems.append(Problem(TABLE, f"{name} is empty in {len(empty) - _MOST} more rows"))
+        elif name in (*_NEEDED, "channels") and column.null_count:
+            problems.append(Problem(TABLE, f"{name} is empty in all rows"))
+        if name in _NEEDED:
+            column = column.fill_null(pa.scalar(_NEEDED[name], kind))
+        table = table.set_column(index, schema.field(name), column)
+    return table, problems
 
 
 def _of_scenes(rows: Sequence[Row]) -> dict[str, Row]:
@@ -105,33 +136,39 @@ def _elsewhere(table: pa.Table, shape: tuple[int, ...]) -> Iterator[tuple[int, s
 
 def _against_shards(corpus: Corpus, rows: Sequence[Row]) -> list[Problem]:
     """What follows from pixels and labels, of tiles whose pixels are those of the row."""
-    try:
-        reader = TileReader(corpus)
-    except SarsenseError:  # a shard that is not there, which is told of the shards
-        return []
-    at = {key: number for number, key in enumerate(reader.keys)}
+    shards = {shard.path for shard in corpus.shards}
+    mine = [row for row in rows if row["shard"] in shards]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [one for found in pool.map(partial(_of_tile, reader, corpus, at), rows) for one in found]
+        return [one for found in pool.map(partial(_of_tile, corpus), mine) for one in found]
 
 
-def _of_tile(reader: TileReader, corpus: Corpus, at: Mapping[str, int], row: Row) -> list[Problem]:
-    number = at[row["key"]]
-    try:
-        tile = reader.read(np.array([number]))[0]
-    except ValueError:  # an offset beyond the shard
+def _of_tile(corpus: Corpus, row: Row) -> list[Problem]:
+    tile = _read(corpus, row, "offset", "content_hash", corpus.dtype, corpus.tile_shape)
+    if tile is None:
         return []
-    if tile_hash(tile.tobytes()) != row["content_hash"]:
-        return []
-    said: dict[str, Any] = look(tile[0], (row["channels"] or [row])[0], 8 * corpus.dtype.itemsize)
+    channel = (row["channels"] or [row])[0]
+    known = channel["lo_db"] is not None and channel["hi_db"] is not None
+    said: dict[str, Any] = look(tile[0], channel, 8 * corpus.dtype.itemsize) if known else {}
     if corpus.labelled:
-        labels = reader.labels(np.array([number]))[0]
-        if tile_hash(labels.tobytes()) == row["label_hash"]:
+        labels = _read(corpus, row, "label_offset", "label_hash", np.dtype(np.uint8), corpus.tile_shape[1:])
+        if labels is not None:
             said["label_counts"] = count_labels(labels)
     return [
         Problem(TABLE, f"{name} {_short(row[name])}, its pixels say {_short(value)}", row["key"])
         for name, value in said.items()
         if row[name] != value
     ]
+
+
+def _read(
+    corpus: Corpus, row: Row, offset: str, digest: str, dtype: np.dtype, shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """The array that a row tells by these columns; None where it is another one, or cannot be read."""
+    try:
+        raw = read_bytes(corpus.root / row["shard"], row[offset], math.prod(shape) * dtype.itemsize)
+    except (SarsenseError, ValueError):  # of the shard that is told; of an offset that is none
+        return None
+    return np.frombuffer(raw, dtype).reshape(shape) if tile_hash(raw) == row[digest] else None
 
 
 def _short(value: Any) -> str:

@@ -92,7 +92,7 @@ def _quick(path: Path, shard: Shard, expected: _Expected) -> Iterator[Problem]:
         yield Problem(shard.path, f"{size} bytes, expected {shard.bytes}")
     with path.open("rb") as file:
         for row in (*expected.rows[:1], *expected.rows[1:][-1:]):
-            start = row["offset"] - len(expected.array)
+            start = max(row["offset"] - len(expected.array), 0)
             file.seek(start)
             if file.read(len(expected.array)) != expected.array:
                 yield Problem(
@@ -142,7 +142,7 @@ def _as_written(data: memoryview, expected: _Expected) -> bool:
             arrays.append(label)
         for kind, header, size, offset, digest in arrays:
             end = offset + size - len(header)
-            before = filling + member_header(f"{row['key']}.{kind}", size) + header
+            before = filling + _header(f"{row['key']}.{kind}", size) + header
             if offset != position + len(before) or bytes(data[position:offset]) != before:
                 return False
             if tile_hash(data[offset:end]) != digest:
@@ -161,18 +161,28 @@ def _inside(data: memoryview, path: Path, shard: Shard, expected: _Expected, int
     for name, byte in found.damaged:
         yield Problem(shard.path, f"the header of {name} is damaged", _key_of(name), byte)
     moved = list(_positions(found, shard, expected, intact))
-    if found.foreign:
-        yield _retarred(found, shard, moved)
+    known = {member.name for member in found.members} & set(names)
+    # what was put in by another program is a member too many, not a shard that was written anew
+    if foreign := [byte for name, byte in found.foreign if name in known or not known]:
+        yield _retarred(foreign, shard, moved)
     else:
         yield from moved
         yield from _tail(data, found, shard)
-    yield from _membership(found, shard, names)
+    yield from _membership(found, shard, names, intact)
     yield from _contents(data, found, shard, expected, intact)
 
 
 def _names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     kinds = ("npy", "json", "labels.npy")
     return [f"{row['key']}.{kind}" for row in rows for kind in kinds[: 3 if "label_hash" in row else 2]]
+
+
+def _header(name: str, size: int) -> bytes:
+    """Of a member; nothing of a name that is too long for one: a row says it, and no tar."""
+    try:
+        return member_header(name, size)
+    except ValueError:
+        return b""
 
 
 def _headers(expected: _Expected) -> dict[int, tuple[str, int]]:
@@ -189,12 +199,12 @@ def _headers(expected: _Expected) -> dict[int, tuple[str, int]]:
                 f"{row['key']}.labels.npy",
                 expected.label_bytes,
             )
-    return headers
+    return {byte: (name, size) for byte, (name, size) in headers.items() if _header(name, size)}
 
 
 def _told(row: Mapping[str, Any], bits: int) -> dict[str, Any] | None:
     """What the JSON of a row says; None where the row does not say enough."""
-    return description(row, bits) if "channels" in row else None
+    return description(row, bits) if row.get("channels") else None
 
 
 def _key_of(name: str) -> str:
@@ -204,8 +214,8 @@ def _key_of(name: str) -> str:
 # ------------------------------------------------------------------------------------------------------- structure
 
 
-def _membership(found: Walk, shard: Shard, names: list[str]) -> Iterator[Problem]:
-    """Members that are missing, too many, or in another place among the others."""
+def _membership(found: Walk, shard: Shard, names: list[str], intact: bool) -> Iterator[Problem]:
+    """Members that are missing, too many, or in another place among the others; of an intact shard, rows that are."""
     there = [member.name for member in found.members]
     if there == names:
         if found.stop is not None:
@@ -218,36 +228,46 @@ def _membership(found: Walk, shard: Shard, names: list[str]) -> Iterator[Problem
         first = f"; the first of {len(lost)} tiles that it lacks, or lacks a part of" if lost else ""
         yield Problem(shard.path, f"{found.stop}{first}", lost[0] if lost else None, found.end)
     else:
-        yield from _some(
-            [Problem(shard.path, f"{name} is missing", _key_of(name)) for name in missing], shard, "members missing"
-        )
+        gone = [
+            Problem(TABLE, f"lies in {shard.path}, which has no {name}", _key_of(name))
+            if intact
+            else Problem(shard.path, f"{name} is missing", _key_of(name))
+            for name in missing
+        ]
+        yield from _some(gone, "members missing")
     extra: list[Problem] = []
     counted: Counter[str] = Counter()
     kept: list[Member] = []
     for member in found.members:
         counted[member.name] += 1
         if member.name not in known:
+            what = f"holds {member.name}, which no tile of the table names"
             extra.append(
-                Problem(shard.path, f"holds {member.name}, which no tile of the table names", None, member.head)
+                Problem(TABLE, f"{shard.path} {what}", _key_of(member.name))
+                if intact
+                else Problem(shard.path, what, None, member.head)
             )
         elif counted[member.name] > 1:
             extra.append(Problem(shard.path, f"holds {member.name} again", _key_of(member.name), member.head))
         else:
             kept.append(member)
-    yield from _some(extra, shard, "members too many")
+    yield from _some(extra, "members too many")
     order = [name for name in names if name in present]
     swapped = [
-        Problem(shard.path, f"{member.name} where {name} is expected", _key_of(member.name), member.head)
+        Problem(TABLE, f"its row is where {shard.path} holds {member.name}", _key_of(name))
+        if intact
+        else Problem(shard.path, f"{member.name} where {name} is expected", _key_of(member.name), member.head)
         for member, name in zip(kept, order, strict=True)
         if member.name != name
     ]
-    yield from _some(swapped, shard, "members in another order")
+    yield from _some(swapped, "members in another order")
 
 
-def _some(problems: list[Problem], shard: Shard, kind: str) -> Iterator[Problem]:
+def _some(problems: list[Problem], kind: str) -> Iterator[Problem]:
+    """Of many of one file, the first, and how many more."""
     yield from problems[:_MOST]
     if len(problems) > _MOST:
-        yield Problem(shard.path, f"{len(problems) - _MOST} more {kind}")
+        yield Problem(problems[0].file, f"{len(problems) - _MOST} more {kind}")
 
 
 def _positions(found: Walk, shard: Shard, expected: _Expected, intact: bool) -> Iterator[Problem]:
@@ -266,7 +286,7 @@ def _positions(found: Walk, shard: Shard, expected: _Expected, intact: bool) -> 
         problems = [
             Problem(TABLE, f"{column} {said}, in {shard.path} it is {is_at}", key) for key, column, said, is_at in wrong
         ]
-        yield from _some(problems, shard, "offsets wrong in tiles.parquet")
+        yield from _some(problems, "offsets that are wrong")
     elif wrong:
         key, column, said, is_at = wrong[0]
         kind = "labels" if column == "label_offset" else "pixels"
@@ -279,11 +299,11 @@ def _positions(found: Walk, shard: Shard, expected: _Expected, intact: bool) -> 
         )
 
 
-def _retarred(found: Walk, shard: Shard, moved: list[Problem]) -> Problem:
+def _retarred(foreign: list[int], shard: Shard, moved: list[Problem]) -> Problem:
     off = "; tiles lie elsewhere than the table says: readers would take wrong bytes" if moved else ""
-    told = f"written anew by another program: {len(found.foreign)} headers are not those of sarsense{off}"
+    told = f"written anew by another program: {len(foreign)} headers are not those of sarsense{off}"
     return Problem(
-        shard.path, f"{told}; restore it, or `sarsense build --reshard` makes the shards anew", None, found.foreign[0]
+        shard.path, f"{told}; restore it, or `sarsense build --reshard` makes the shards anew", None, foreign[0]
     )
 
 
@@ -367,7 +387,7 @@ def _json(
     byte = member.data + (0 if wanted is None else first_difference(raw, wanted))
     try:
         said = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         yield Problem(shard.path, "its JSON does not parse", row["key"], byte)
         return
     if told is None or (intact and said == told):

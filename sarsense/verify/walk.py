@@ -42,8 +42,8 @@ class Walk:
     members: list[Member] = field(default_factory=list)
     damaged: list[tuple[str, int]] = field(default_factory=list)
     """name that a header should have, and the first byte at which it is not what it should be"""
-    foreign: list[int] = field(default_factory=list)
-    """bytes of whole headers that another program wrote"""
+    foreign: list[tuple[str, int]] = field(default_factory=list)
+    """members whose whole headers another program wrote, and the bytes of these"""
     end: int = 0
     """byte behind the last whole member"""
     stop: str | None = None
@@ -62,7 +62,9 @@ def walk(data: memoryview, expected: Callable[[], Mapping[int, tuple[str, int]]]
             found.stop = f"ends at byte {len(data)}, without the end of an archive"
             return found
         if not any(head):
-            return found
+            headers = expected() if headers is None else headers
+            if not _goes_on(data, position, headers):
+                return found
         if not _adds_up(head):
             headers = expected() if headers is None else headers
             if position not in headers:
@@ -73,16 +75,19 @@ def walk(data: memoryview, expected: Callable[[], Mapping[int, tuple[str, int]]]
             member = Member(name, position, position + BLOCK, size)
         else:
             if head[156:157] not in (b"0", b"\0"):
-                return _of_tarfile(found, path)
+                return _of_tarfile(found, data, path)
             name = _field(head[:100])
             if head[345]:
                 name = f"{_field(head[345:500])}/{name}"
             try:
                 member = Member(name, position, position + BLOCK, int(head[124:136].strip(b" \0") or b"0", 8))
             except ValueError:  # a size of more than 8 GiB, in another notation
-                return _of_tarfile(found, path)
-            if any(head[part] != _TEMPLATE[part] for part in _REST):
-                found.foreign.append(position)
+                return _of_tarfile(found, data, path)
+            if member.size < 0:  # octal digits with a sign: it would lead back
+                found.stop = f"the header of {name} says a size of {member.size} bytes"
+                return found
+            if not _ours(head):
+                found.foreign.append((name, position))
         if member.data + member.size > len(data):
             found.stop = f"ends at byte {len(data)}, inside {member.name}"
             return found
@@ -90,19 +95,35 @@ def walk(data: memoryview, expected: Callable[[], Mapping[int, tuple[str, int]]]
         position = member.end
 
 
-def _of_tarfile(found: Walk, path: Path) -> Walk:
-    """Of a tar with headers that USTAR has not (PAX, GNU)."""
+def _of_tarfile(found: Walk, data: memoryview, path: Path) -> Walk:
+    """Of a tar with headers that USTAR has not (PAX, GNU), or with members that are no files."""
     found.members.clear()
+    found.foreign.clear()
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
-                found.foreign.append(info.offset)
-                if info.isreg():
-                    found.members.append(Member(info.name, info.offset, info.offset_data, info.size))
+                if info.size < 0:
+                    raise tarfile.ReadError(f"the header of {info.name} says a size of {info.size} bytes")
+                if info.offset + BLOCK != info.offset_data or not _ours(bytes(data[info.offset : info.offset_data])):
+                    found.foreign.append((info.name, info.offset))
+                size = info.size if info.isreg() else 0
+                found.members.append(Member(info.name, info.offset, info.offset_data, size))
                 found.end = tar.offset
     except (tarfile.TarError, EOFError, OSError) as error:
         found.stop = str(error)
     return found
+
+
+def _goes_on(data: memoryview, position: int, headers: Mapping[int, tuple[str, int]]) -> bool:
+    """Whether a block of zeros was a header: one belongs there, and its content is there."""
+    if position not in headers:
+        return False
+    start = position + BLOCK
+    return bool(bytes(data[start : start + headers[position][1]]).strip(b"\0"))
+
+
+def _ours(head: bytes) -> bool:
+    return all(head[part] == _TEMPLATE[part] for part in _REST)
 
 
 def _adds_up(head: bytes) -> bool:

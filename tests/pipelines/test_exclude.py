@@ -194,3 +194,11 @@ def test_a_list_that_is_none_is_wrong_usage(tmp_path: Path, text: bytes):
 def test_an_empty_list_of_flags_excludes_nothing(tmp_path: Path):
     assert read_exclusion(_list(tmp_path, "key,scene,source,reason")).names == ()
     assert read_exclusion(_list(tmp_path, "key,scene,source,reason", ",,,said nothing")).names == ()
+
+
+def test_a_csv_without_commas_is_told_and_a_list_of_enormous_lines_is_a_list(tmp_path: Path):
+    for between in (";", "\t"):
+        with pytest.raises(SettingError, match="commas between the cells"):
+            read_exclusion(_list(tmp_path, "key,scene,source,reason".replace(",", between), f"a{between * 3}"))
+    names = ('"' + "x" * 200_000, "b\0", "key;scenery")
+    assert read_exclusion(_list(tmp_path, *names)).names == names

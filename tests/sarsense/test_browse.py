@@ -391,6 +391,16 @@ def test_tabs_and_editors_lose_nothing_of_one_another(tmp_path: Path):
     assert [one.name for one in tmp_path.iterdir()] == ["flags.csv"]
 
 
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)"])
+def test_what_a_spreadsheet_would_compute_is_in_no_list(tmp_path: Path, name: str):
+    flags = FlagFile(tmp_path / "flags.csv")
+    for row, whole in (({"key": name, "scene": "s"}, False), ({"key": "k", "scene": name}, True)):
+        with pytest.raises(SettingError, match="spreadsheet"):
+            flags.add(row, "", whole)
+    flags.add({"key": "k", "scene": name, "source": name}, "", False)
+    assert (tmp_path / "flags.csv").read_text() == "key,scene,source,reason\nk,,,\n"
+
+
 @pytest.mark.parametrize(
     "text", ["just a list\nof lines\n", 'key,reason\n"open', "key,key\na,b\n", "key\na,b,c\n", "\xff"]
 )
@@ -546,9 +556,18 @@ def test_only_the_page_itself_may_change_anything(server: BrowseServer, origin: 
     assert server.desk.flags.path.exists()
 
 
+@pytest.mark.parametrize("other", ["word", 'a={"json": "yes"}', "a b=c", '"', "=;=", "x=1"])
+def test_cookies_of_other_servers_of_this_machine_do_no_harm(server: BrowseServer, other: str):
+    mine = f"{server.cookie}={server.token}"
+    for cookie in (f"{other}; {mine}", f"{mine}; {other}", f"{other};{mine};{other}"):
+        assert _asked(server, "/api/start", Cookie=cookie)[0] == 200
+    assert _asked(server, "/api/start", Cookie=other)[0] == 403
+
+
 def test_requests_have_sizes(server: BrowseServer):
     assert _asked(server, "/api/flag", "POST", b"x" * (LONGEST_BODY + 1))[0] == 413
     assert _asked(server, "/api/flag", "POST", b"", Content_Length="9" * 30)[0] == 413
+    assert _asked(server, "/api/flag", "POST", b"", Content_Length="0" * 12 + "9" * 9)[0] == 413
     assert _asked(server, "/api/flag", "POST", b"", Content_Length="-1")[0] == 400
     assert _asked(server, "/api/flag", "POST", None, Transfer_Encoding="chunked")[0] == 411
     assert _asked(server, f"/api/tiles?where={'a' * LONGEST_QUERY}")[0] == 414

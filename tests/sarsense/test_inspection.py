@@ -6,11 +6,17 @@ import base64
 import io
 import json
 import re
+import shutil
 import tarfile
+import threading
 from collections import Counter
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pyproj
 import pytest
 import rasterio
@@ -19,6 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
+from cli import run_sarsense
 from pipelines.build import build
 from sarsense.config import BuildConfig
 from sarsense.corpus import open_corpus
@@ -95,6 +102,39 @@ def test_what_is_not_there_is_told(root: Path, tmp_path: Path):
         open_source(str(tmp_path / "cut.tar"))
 
 
+def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(root: Path, source: Source, tmp_path: Path):
+    folder = tmp_path / "run [v2]*"
+    shutil.copytree(root / "corpus", folder / "corpus")
+    named = open_source(str(folder / "corpus"))
+    assert named.corpus is not None and count(named) == count(source)
+    assert open_source(str(folder / "corpus" / named.corpus.shards[0].path)).shards == (named.corpus.shards[0].path,)
+
+
+def test_a_shard_named_from_within_its_folder_is_of_its_corpus(
+    root: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+):
+    assert source.corpus is not None
+    shard = source.corpus.shards[0].path
+    monkeypatch.chdir((root / "corpus" / shard).parent)
+    for name in (Path(shard).name, f"./{Path(shard).name}", f"../{shard}"):
+        assert open_source(name).shards == (shard,)
+
+
+def test_a_signed_address_is_no_glob_and_a_packed_tar_is_no_folder(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from sarsense import remote
+
+    asked: list[str] = []
+    monkeypatch.setattr(remote, "exists", lambda path: asked.append(path) or False)
+    with pytest.raises(CorpusError, match=r"https://host/a\.tar: no such file"):
+        open_source("https://host/a.tar?signature=1")
+    assert asked == ["/vsicurl/https://host/a.tar?signature=1"]
+    (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(CorpusError, match="not compressed"):
+        open_source(str(tmp_path / "a.tar.gz"))
+
+
 # ----------------------------------------------------------------------------------------------------------- query
 
 
@@ -145,6 +185,9 @@ def test_listing_has_the_columns_that_were_asked_for(source: Source):
     assert of == len(rows) == count(source, "split = 'val'") and "footprint" not in names
     with pytest.raises(SettingError, match="no column colour; there are key, "):
         listing(source, None, None, "colour", 1)
+    with pytest.raises(SettingError, match="--columns: names"):
+        listing(source, None, None, " , ", 1)
+    assert listing(source, None, None, "key,key", 1)[0] == ["key"]
     assert [row["key"] for row in heads(source, 2)] == select(source, ["key"], limit=2)["key"].to_pylist()
 
 
@@ -204,8 +247,6 @@ def test_a_key_that_is_none_and_a_damaged_tile_are_told(root: Path, source: Sour
         get(source, "it's", tmp_path / "x.png")
     with pytest.raises(SettingError, match=r"ends in \.png"):
         get(source, key, tmp_path / "x.jpg")
-    import shutil
-
     copy = shutil.copytree(root / "corpus", tmp_path / "corpus")
     row = select(source, limit=1).to_pylist()[0]
     with (copy / row["shard"]).open("r+b") as file:
@@ -224,6 +265,42 @@ def test_a_scene_in_slant_range_is_placed_by_its_nearest_affine(tmp_path: Path):
     place, told = _placed({"crs": None, "transform": None, "lonlat_transform": lonlat})
     assert place["crs"] == "EPSG:4326" and tuple(place["transform"])[:6] == tuple(lonlat) and "nearest" in told
     assert _placed({})[0] == {}
+
+
+@pytest.mark.parametrize("crs", ["http://127.0.0.1:9/crs", "FILE", "WGS 84 / \x1b[31mUTM", "EPSG:999999", "+init=FILE"])
+def test_a_crs_that_is_none_is_told_and_opens_no_file_and_no_address(tmp_path: Path, crs: str):
+    (tmp_path / "a.wkt").write_text(rasterio.crs.CRS.from_epsg(32633).to_wkt())
+    said = {"crs": crs.replace("FILE", str(tmp_path / "a.wkt")), "transform": [10.0, 0, 5e5, 0, -10, 5e6]}
+    write_tar(tmp_path / "a.tar", {"one.npy": _npy(np.ones((8, 8))), "one.json": json.dumps(said).encode()})
+    told = get(open_source(str(tmp_path / "a.tar")), "one", tmp_path / "x.tif")
+    assert "without a place: its crs is no code" in told and told.isprintable()
+
+
+@pytest.mark.parametrize("form", [tuple, "affine", "short", "none"])
+def test_a_transform_of_another_program_is_taken_where_it_is_one(tmp_path: Path, form: str):
+    transform = [10.0, 0.0, 5e5, 0.0, -10.0, 5e6]
+    other = {"affine": [*transform, 0, 0, 1], "short": transform[:4], "none": [None] * 6}.get(form, transform)
+    said = json.dumps({"crs": "EPSG:32633", "transform": other}).encode()
+    write_tar(tmp_path / "a.tar", {"one.npy": _npy(np.ones((8, 8))), "one.json": said})
+    told = get(open_source(str(tmp_path / "a.tar")), "one", tmp_path / "x.tif")
+    if len(other) < 6 or None in other:
+        assert "without a place" in told
+        return
+    with rasterio.open(tmp_path / "x.tif") as dataset:
+        assert tuple(dataset.transform)[:6] == tuple(transform) and dataset.crs.to_epsg() == 32633
+
+
+def test_numbers_that_geotiff_has_not_are_written_as_such_that_it_has(tmp_path: Path):
+    values = np.linspace(-3, 3, 64).reshape(8, 8)
+    members = {f"{kind}.npy": _npy(values.astype(kind)) for kind in ("float16", "longdouble", ">f4", "complex64")}
+    write_tar(tmp_path / "a.tar", members)
+    source = open_source(str(tmp_path / "a.tar"))
+    for name in members:
+        kind = name.removesuffix(".npy")
+        get(source, kind, tmp_path / "x.tif")
+        with pytest.warns(NotGeoreferencedWarning), rasterio.open(tmp_path / "x.tif") as dataset:
+            expected = np.abs(values) if kind == "complex64" else values
+            np.testing.assert_allclose(dataset.read(1), expected, atol=2e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------ show
@@ -371,6 +448,99 @@ def test_tars_of_other_programs_are_listed_shown_and_say_what_they_do_not_know(t
         count(source, "enl < 5")
 
 
+def test_members_behind_another_ending_are_shown_where_there_is_no_plain_one(tmp_path: Path):
+    """`000.vv.npy`: webdataset takes all behind the first dot for the ending, and decodes by the last part of it."""
+    ones = np.ones((8, 8), np.float32)
+    write_tar(
+        tmp_path / "a.tar",
+        {
+            "a.b/one.vv.npy": _npy(ones), "a.b/one.vh.npy": _npy(2 * ones), "a.b/one.json": b"{}",
+            "two.labels.npy": _npy(3 * ones), "two.png": _picture(np.full((8, 8), 7, np.uint8), "PNG"),
+        },
+    )  # fmt: skip
+    source = open_source(str(tmp_path / "a.tar"))
+    rows = select(source).to_pylist()
+    assert [(row["key"], row["pixels"]) for row in rows] == [("a.b/one", "vv.npy"), ("two", "png")]
+    assert [float(read_tile(source, row).pixels.max()) for row in rows] == [1.0, 7.0]
+
+
+def test_names_of_another_encoding_stay_names(tmp_path: Path):
+    info = tarfile.TarInfo("gr\udcfcn.png")  # Latin-1, as tarfile reads it
+    picture = _picture(np.ones((8, 8), np.uint8), "PNG")
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in ("gr\udcfcn", "gr\udce4n"):
+            info.name, info.size = f"{name}.png", len(picture)
+            tar.addfile(info, io.BytesIO(picture))
+    source = open_source(str(tmp_path / "a.tar"))
+    assert select(source, ["key"])["key"].to_pylist() == ["gr\\xfcn", "gr\\xe4n"]
+    assert len(show(source, tmp_path / "sheet.png").choice.rows) == 2
+    get(source, "gr\\xe4n", tmp_path / "x.png")
+
+
+def _tiff(width: int, height: int, **more: object) -> bytes:
+    """Of zeros, none of them written: a few bytes, whatever its size."""
+    from rasterio.io import MemoryFile
+
+    with pytest.warns(NotGeoreferencedWarning), MemoryFile() as file:
+        with file.open(driver="GTiff", dtype="uint8", count=1, width=width, height=height, sparse_ok=True, **more):
+            pass
+        return file.read()
+
+
+def test_pixels_that_are_none_or_too_many_are_a_word_on_the_sheet(tmp_path: Path):
+    members = {
+        "none.npy": _npy(np.zeros((0, 5))),
+        "thin.npy": _npy(np.zeros((9, 0, 3))),
+        "large.tif": _tiff(60_000, 60_000, tiled=True, blockxsize=4096, blockysize=4096),
+    }
+    write_tar(tmp_path / "a.tar", {**members, "right.tif": _tiff(30, 20)})
+    source = open_source(str(tmp_path / "a.tar"))
+    *wrong, right = select(source).to_pylist()
+    for row, told in zip(wrong, ("pixels expected", "pixels expected", "too large"), strict=True):
+        with pytest.raises(ShardError, match=told):
+            read_tile(source, row)
+    assert read_tile(source, right).pixels.shape == (1, 20, 30)
+    show(source, tmp_path / "sheet.png")
+
+
+def test_a_member_of_less_than_nothing_ends_the_tar(tmp_path: Path):
+    raw = bytearray(write_tar(tmp_path / "a.tar", {"one.png": b"x" * 600, "two.png": b"y"}).read_bytes())
+    raw[1536 + 124 : 1536 + 136] = b"-0000003000\0"
+    raw[1536 + 148 : 1536 + 156] = b" " * 8
+    raw[1536 + 148 : 1536 + 156] = b"%06o\0 " % sum(raw[1536:2048])
+    (tmp_path / "a.tar").write_bytes(raw)
+    with pytest.raises(ShardError, match=r"a\.tar: expected a whole"):
+        open_source(str(tmp_path / "a.tar"))
+
+
+def test_a_tar_behind_a_signed_address_is_listed_and_read_with_the_signature(tmp_path: Path):
+    picture = _picture(np.full((8, 8), 7, np.uint8), "PNG")
+    tar = write_tar(tmp_path / "a.tar", {"one.png": picture}).read_bytes()
+
+    class Signed(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            part = tar[int(first) : int(last or len(tar)) + 1] if self.path == "/a.tar?signature=1" else b""
+            self.send_response((206 if "Range" in self.headers else 200) if part else 403)
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(tar)}")
+            self.end_headers()
+            self.wfile.write(part)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Signed)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        source = open_source(f"http://127.0.0.1:{server.server_port}/a.tar?signature=1")
+        assert "signature" not in str(select(source).to_pylist())
+        get(source, "one", tmp_path / "x.npy")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (np.load(tmp_path / "x.npy") == 7).all()
+
+
 def test_a_shard_away_from_its_corpus_still_says_what_its_json_says(root: Path, source: Source, tmp_path: Path):
     assert source.corpus is not None
     shard = source.corpus.shards[0]
@@ -419,6 +589,39 @@ def test_hostile_names_harm_neither_files_nor_terminals(tmp_path: Path, capsys: 
     assert (
         "\x1b" not in out and "\x07" not in out and "[bold]x[/bold]" in out and len(out.splitlines()) == 1 + len(keys)
     )
+
+
+COMMANDS = "\x1b]0;title\x07\x9b31m\u202etxt\x7f"
+
+
+def test_words_of_others_command_no_terminal_wherever_they_stand(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Names of corpora, kinds of repeats, names of columns, keys that an error repeats, JSON."""
+    corpus = shutil.copytree(root / "corpus", tmp_path / "corpus")
+    manifest = json.loads((corpus / "corpus.json").read_text())
+    (corpus / "corpus.json").write_text(json.dumps({**manifest, "name": COMMANDS, "version": COMMANDS}))
+    twice = pa.table({"kind": [COMMANDS], "dropped": ["a"], "kept": ["b"], "distance": [0.0]})
+    pq.write_table(twice, corpus / "duplicates.parquet")
+    tiles = pq.read_table(corpus / "tiles.parquet")
+    pq.write_table(tiles.append_column("[/x]" + COMMANDS, pa.nulls(len(tiles))), corpus / "tiles.parquet")
+    other = write_tar(tmp_path / "in.tar", {f"key{COMMANDS}.png": b"", f"key{COMMANDS}.json": b'{"enl": NaN}'})
+    for arguments in (
+        ("stats", corpus), ("ls", corpus, "--columns", "all"), ("ls", corpus, "--json", "--columns", "all"),
+        ("get", other, "key", "-o", tmp_path / "x.png"), ("show", other, "--outliers"), ("ls", other, "--json"),
+        ("diff", root / "corpus", corpus), ("verify", corpus),
+    ):  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["sarsense", "shards", *map(str, arguments)])
+        with suppress(SystemExit):
+            run_sarsense()
+        told = capsys.readouterr()
+        for text in (told.out, told.err):
+            assert text.replace("\n", "").isprintable(), (arguments, text)
+    monkeypatch.setattr("sys.argv", ["sarsense", "shards", "ls", str(other), "--json"])
+    with suppress(SystemExit):
+        run_sarsense()
+    [row] = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert row["key"] == f"key{COMMANDS}" and row["enl"] is None
 
 
 @given(st.text())

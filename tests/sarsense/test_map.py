@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.big_table import make
+from pipelines.commands import shards
 from sarsense.corpus import footprint_wkb
 from sarsense.errors import CorpusError, SettingError
 from sarsense.inspection.ground import around_pole, corners, for_gis
@@ -161,6 +162,7 @@ def test_corners_are_those_of_shapely(root: Path) -> None:
         assert np.abs((quad[:, 0] - expected[:, 0] + 180) % 360 - 180).max() < 1e-9
     part = column.slice(7, 50)
     np.testing.assert_array_equal(corners(part), found[7:57])
+    np.testing.assert_array_equal(corners(column.cast(pa.large_binary())), found)
 
 
 def test_polygons_of_all_kinds_and_bytes_that_are_none() -> None:
@@ -245,9 +247,11 @@ def test_a_condition_narrows_page_and_files(root: Path, tmp_path: Path) -> None:
     assert write_map(source, tmp_path / "none.html", None, "enl < 0").tiles == 0
     assert write_map(source, tmp_path / "none.parquet", None, "enl < 0").tiles == 0
     assert len(geopandas.read_parquet(tmp_path / "none.parquet")) == 0
-    for wrong in ("sensr = 1", "1=1) UNION SELECT (1"):
-        with pytest.raises(SettingError):
+    # the last is found wrong where it is read, not where it is planned
+    for wrong in ("sensr = 1", "1=1) UNION SELECT (1", "cast(key as int) > 3"):
+        with pytest.raises(SettingError) as error:
             write_map(source, tmp_path / "wrong.geojson", None, wrong)
+        assert "\n" not in str(error.value) and not (tmp_path / "wrong.geojson").exists()
     for color, words in (("sensr", "no column sensr"), ("channels", "is a list")):
         with pytest.raises(SettingError, match=words):
             write_map(source, tmp_path / "wrong.html", color)
@@ -286,7 +290,7 @@ def test_files_for_a_gis_are_valid_and_within_the_world(root: Path, tmp_path: Pa
 
 def test_tars_of_others_are_points_or_nothing(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "other.tar", "w") as tar:
-        for number, said in enumerate(({"lon": 179.9, "lat": 5}, {"lon": 1e9, "lat": 5}, {})):
+        for number, said in enumerate(({"lon": 179.9, "lat": 5}, {"lon": 1e9, "lat": 5}, {}, {"lon": 190, "lat": 5})):
             np.save(tmp_path / "x.npy", np.full((8, 8), number, np.uint8))
             (tmp_path / "x.json").write_text(json.dumps(said))
             tar.add(tmp_path / "x.npy", f"{number}.npy")
@@ -294,12 +298,29 @@ def test_tars_of_others_are_points_or_nothing(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "other.tar"))
     assert write_map(source, tmp_path / "map.html").unplaced == 2
     about = json.loads(_Page((tmp_path / "map.html").read_text()).blocks["about"])
-    assert about["points"] and about["keys"] == ["0"] and "sensor" in about["unknown"] and len(about["pictures"]) == 1
-    write_map(source, tmp_path / "map.parquet")
-    assert geopandas.read_parquet(tmp_path / "map.parquet").geometry[0].equals(shapely.Point(179.9, 5))
+    assert about["points"] and about["keys"] == ["0", "3"] and "sensor" in about["unknown"]
+    assert len(about["pictures"]) == 2
+    assert write_map(source, tmp_path / "map.parquet").unplaced == 2
+    points = geopandas.read_parquet(tmp_path / "map.parquet").geometry
+    assert points[0].equals(shapely.Point(179.9, 5)) and points[3].equals(shapely.Point(-170, 5))
     write_report(source, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "These tars are no corpus" in text and "<code>split</code>" in text
+
+
+def test_a_page_does_not_tell_the_signature_of_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def write(*given: object) -> None:
+        told.append(str(given[-1]))
+        raise SettingError("that is all")
+
+    monkeypatch.setattr("sarsense.inspection.source.open_source", lambda named: None)
+    monkeypatch.setattr("sarsense.inspection.map.write_map", write)
+    for address in ("https://host/a.tar?signature=1", "corpus/train/*.tar"):
+        with pytest.raises(SettingError, match="that is all"):
+            shards.map_(address, tmp_path / "map.html")
+    assert told == ["https://host/a.tar", "corpus/train/*.tar"]
 
 
 def test_tiles_whose_shard_is_gone_are_mapped_without_a_picture(root: Path, tmp_path: Path) -> None:

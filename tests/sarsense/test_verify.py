@@ -196,6 +196,50 @@ def test_an_extra_member_is_named_and_what_it_moved_is_whole(copy: Path):
     assert moved.key == keys[3] and "by +1024 bytes off" in moved.what
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "pax"])
+def test_a_member_that_tar_appended_is_named_and_the_shard_was_not_written_anew(copy: Path, kind: str):
+    path = _shard(copy)
+    before = path.read_bytes()
+    form = tarfile.PAX_FORMAT if kind == "pax" else tarfile.GNU_FORMAT
+    with tarfile.open(path, "a", format=form) as tar:
+        info = tarfile.TarInfo("n\u00f6tes" if kind == "pax" else "notes")
+        info.mtime, info.uname = 1.7e9, "somebody"
+        info.type = {"folder": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}.get(kind, tarfile.REGTYPE)
+        info.linkname = "/etc/passwd" if kind == "link" else ""
+        tar.addfile(info)
+    [extra] = [one for one in _found(copy) if "bytes, expected" not in one.what]
+    assert f"holds {info.name}, which no tile of the table names" in extra.what
+    assert extra.byte is not None and before[extra.byte :].strip(b"\0") == b""  # behind the last of ours
+
+
+def test_a_header_that_became_zeros_is_named_and_what_lies_behind_it_is_whole(copy: Path):
+    keys, path = _keys(copy), _shard(copy)
+    head, *_ = _members(path)[f"{keys[4]}.npy"]
+    raw = bytearray(path.read_bytes())
+    raw[head : head + BLOCK] = bytes(BLOCK)
+    path.write_bytes(raw)
+    [problem] = _found(copy)
+    assert (problem.key, problem.byte) == (keys[4], head) and f"header of {keys[4]}.npy is damaged" in problem.what
+
+
+def test_a_size_below_nothing_ends_the_shard_and_not_the_patience(copy: Path):
+    keys, path = _keys(copy), _shard(copy)
+    head, *_ = _members(path)[f"{keys[4]}.npy"]
+    raw = bytearray(path.read_bytes())
+    raw[head + 124 : head + 136] = b"-0000002000\0"
+    raw[head + 148 : head + 156] = b" " * 8
+    raw[head + 148 : head + 156] = b"%06o\0 " % sum(raw[head : head + BLOCK])
+    path.write_bytes(raw)
+    assert any("says a size of -1024 bytes" in one.what and one.byte == head for one in _found(copy))
+
+
+def test_json_that_nests_for_ever_does_not_parse(copy: Path):
+    keys, path = _keys(copy), _shard(copy)
+    head, *_ = _members(path)[f"{keys[4]}.json"]
+    _insert(path, head, f"{keys[4]}.json", b"[" * 100_000)
+    assert any(one.key == keys[4] and "does not parse" in one.what for one in _found(copy))
+
+
 def test_a_member_that_is_gone_is_named(copy: Path):
     keys, path = _keys(copy), _shard(copy)
     head, data, size = _members(path)[f"{keys[3]}.json"]
@@ -238,6 +282,74 @@ def test_a_wrong_row_of_the_table_is_named_and_its_shard_is_not_blamed(copy: Pat
     assert {one.file for one in problems} == {"tiles.parquet"}
     rows = [one for one in problems if one.key is not None]
     assert [one.key for one in rows] == [keys[4]] and column in rows[0].what
+
+
+@pytest.mark.parametrize("column", ["key", "shard", "offset", "content_hash", "split", "channels", "hi_db"])
+def test_an_empty_cell_names_its_row_and_ends_nothing(copy: Path, column: str):
+    keys, path = _keys(copy), copy / "tiles.parquet"
+    pq.write_table(_edit_row(4, column, None)(pq.read_table(path)), path)
+    for quick in (False, True):
+        problems = verify_corpus(open_corpus(copy), quick)
+        assert {one.file for one in problems} == {"tiles.parquet"}
+        mine = {keys[4], "", None} if column == "key" else {keys[4], None}
+        assert {one.key for one in problems} <= mine
+        assert (quick and column == "hi_db") or any(column in one.what and one.key != "" for one in problems)
+
+
+@pytest.mark.parametrize("value", ["x" * 500, "a/../b", "\x1b[31m\0"])
+def test_a_wrong_key_is_a_row_and_no_fault_of_its_shard(copy: Path, value: str):
+    keys, path = _keys(copy), copy / "tiles.parquet"
+    pq.write_table(_edit_row(4, "key", value)(pq.read_table(path)), path)
+    problems = verify_corpus(open_corpus(copy))
+    assert {one.file for one in problems} == {"tiles.parquet"}
+    assert {one.key for one in problems} == {None, value, keys[4]}
+
+
+@pytest.mark.parametrize("value", ["train/none.tar", "../other.tar", "/dev/zero"])
+def test_a_row_that_names_no_shard_is_named(copy: Path, value: str):
+    keys, path = _keys(copy), copy / "tiles.parquet"
+    pq.write_table(_edit_row(4, "shard", value)(pq.read_table(path)), path)
+    problems = verify_corpus(open_corpus(copy))
+    assert {one.file for one in problems} == {"tiles.parquet"}
+    assert {one.key for one in problems} == {None, keys[4]}
+
+
+def test_a_row_that_names_another_shard_is_named_and_neither_shard_is_blamed(tmp_path: Path):
+    simulate(tmp_path / "sim", scenes=2, size=256, looks=4.0, seed=2)
+    config = BuildConfig(tile_size=32, val_share=0.0, content="both", shard_mib=1)
+    build([str(tmp_path / "sim" / "scenes")], tmp_path / "corpus", config, workers=0)
+    corpus, path = open_corpus(tmp_path / "corpus"), tmp_path / "corpus" / "tiles.parquet"
+    table = pq.read_table(path)
+    other = next(one.path for one in corpus.shards if one.path != table["shard"][4].as_py())
+    pq.write_table(_edit_row(4, "shard", other)(table), path)
+    problems = verify_corpus(corpus)
+    assert {one.file for one in problems} == {"tiles.parquet"}
+    assert {one.key for one in problems} == {None, table["key"][4].as_py()}
+
+
+def test_rows_in_another_order_are_named_and_their_shard_is_not(copy: Path):
+    keys, path = _keys(copy), copy / "tiles.parquet"
+    table = pq.read_table(path)
+    order = list(range(len(table)))
+    order[2], order[5] = 5, 2
+    pq.write_table(table.take(order), path)
+    problems = verify_corpus(open_corpus(copy))
+    assert {one.file for one in problems} == {"tiles.parquet"}
+    assert {one.key for one in problems} == {None, keys[2], keys[5]}
+
+
+def test_a_table_that_another_program_wrote_is_judged_by_what_it_says(copy: Path):
+    """Texts with offsets of 64 bits, as polars and pandas 3 have them; a column of another kind is one problem."""
+    path = copy / "tiles.parquet"
+    table = pq.read_table(path)
+    wide = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+    table = table.cast(pa.schema([field.with_type(wide.get(field.type, field.type)) for field in table.schema]))
+    pq.write_table(table, path)
+    assert [one.what[:6] for one in verify_corpus(open_corpus(copy))] == ["sha256"]
+    number = table.schema.get_field_index("offset")
+    pq.write_table(table.set_column(number, "offset", pa.array(["here"] * len(table))), path)
+    told = [one.what for one in verify_corpus(open_corpus(copy))]
+    assert "offset is a column of string, expected int64" in told and "offset is empty in all rows" in told
 
 
 @pytest.mark.parametrize(
