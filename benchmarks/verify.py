@@ -18,7 +18,7 @@ from sarsense.verify import verify_corpus
 
 
 def main() -> None:
-    for tile, side in ((512, 8192), (128, 4096)):
+    for tile, side in ((512, 8192), (256, 8192), (128, 4096)):
         with built_corpus(2, side, tile) as corpus:
             size = sum(shard.bytes for shard in corpus.shards) / 2**20
 

@@ -109,7 +109,7 @@ def _placed(row: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     said, transform, lonlat = row.get("crs"), _affine(row.get("transform")), _affine(row.get("lonlat_transform"))
     crs = _crs(said) if said else None
     if crs is not None and transform is not None:
-        return {"crs": crs, "transform": transform}, plain(said)
+        return {"crs": crs, "transform": transform}, plain(str(said))
     if lonlat is not None:
         told = "WGS 84, by the affine map nearest to the scene's control points"
         return {"crs": "EPSG:4326", "transform": lonlat}, told
