@@ -100,6 +100,11 @@ def read_tile(source: Source, row: Mapping[str, Any]) -> Tile:
 
 def _of_corpus(corpus: Corpus, row: Mapping[str, Any]) -> Tile:
     size = math.prod(corpus.tile_shape) * corpus.dtype.itemsize
+    if row["shard"] is None or row["offset"] is None:
+        raise ShardError(
+            f"{corpus.root / 'tiles.parquet'}: nothing says where tile {row['key']} lies: the table was changed; "
+            "`sarsense shards verify` tells where, restore it"
+        )
     path = corpus.root / row["shard"]
     raw = read_bytes(path, row["offset"], size)
     if tile_hash(raw) != row["content_hash"]:

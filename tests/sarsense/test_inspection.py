@@ -33,12 +33,16 @@ from sarsense.errors import CorpusError, SarsenseError, SettingError, ShardError
 from sarsense.inspection.choice import near, outliers, spread
 from sarsense.inspection.get import get
 from sarsense.inspection.listing import heads, listing
+from sarsense.inspection.map import write_map
 from sarsense.inspection.query import columns_of, count, select
 from sarsense.inspection.sheet import terminal_picture
 from sarsense.inspection.show import show
 from sarsense.inspection.source import Source, open_source
+from sarsense.inspection.statistics import statistics
 from sarsense.inspection.text import plain
 from sarsense.inspection.tile import read_tile
+from sarsense.report.footprints import footprint_map
+from sarsense.report.histograms import code_histograms
 from sarsense.simulate import simulate
 from tests.conftest import speckled_power, write_raster, write_tar
 
@@ -405,6 +409,28 @@ def test_terminals_that_show_pictures_get_the_png_itself():
         {"TMUX": "x", "TERM_PROGRAM": "WezTerm"},
     ):
         assert terminal_picture(png, environment) is None
+
+
+@pytest.mark.parametrize(
+    "column", ["key", "shard", "offset", "content_hash", "split", "group", "channels", "footprint"]
+)
+def test_an_empty_cell_of_a_changed_table_is_a_word_or_an_error_in_a_line(root: Path, tmp_path: Path, column: str):
+    corpus = shutil.copytree(root / "corpus", tmp_path / "corpus")
+    table = pq.read_table(corpus / "tiles.parquet")
+    number, field = table.schema.get_field_index(column), table.schema.field(column)
+    values = table[column].to_pylist()
+    key, values[4] = table["key"][4].as_py(), None
+    pq.write_table(table.set_column(number, field, pa.array(values, field.type)), corpus / "tiles.parquet")
+    source = open_source(str(corpus))
+    show(source, tmp_path / "sheet.png", 400, 20)
+    outliers(source, 3)
+    write_map(source, tmp_path / "map.html")
+    for command in (
+        lambda: statistics(source), lambda: code_histograms(open_corpus(corpus)),
+        lambda: get(source, key, tmp_path / "x.tif"), lambda: footprint_map(open_corpus(corpus), tmp_path / "f.png"),
+    ):  # fmt: skip
+        with suppress(SarsenseError):
+            command()
 
 
 # ------------------------------------------------------------------------------------------------- tars of others
