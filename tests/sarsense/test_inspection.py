@@ -106,6 +106,39 @@ def test_what_is_not_there_is_told(root: Path, tmp_path: Path):
         open_source(str(tmp_path / "cut.tar"))
 
 
+@pytest.mark.parametrize(
+    "edit", [{"path": "../a.tar"}, {"path": "/dev/zero"}, {"path": "train/../../a.tar"}, {"path": "a.tar"},
+             {"sha256": "../../a"}, {"sha256": 5}],
+)  # fmt: skip
+def test_a_shard_outside_the_corpus_is_none(root: Path, tmp_path: Path, edit: dict[str, object]):
+    manifest = json.loads((root / "corpus" / "corpus.json").read_text())
+    manifest["shards"][0] |= edit
+    (tmp_path / "corpus.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorpusError, match="not a corpus manifest"):
+        open_source(str(tmp_path))
+
+
+def test_a_row_reads_no_file_but_shards(root: Path, source: Source, tmp_path: Path):
+    row = select(source, limit=1).to_pylist()[0]
+    assert source.corpus is not None
+    shutil.copy(source.corpus.root / row["shard"], tmp_path / "outside.tar")
+    with pytest.raises(ShardError, match=r"tiles\.parquet: a shard of corpus\.json"):
+        read_tile(source, {**row, "shard": str(tmp_path / "outside.tar")})
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"format": "three"}, {"format": None}, {"tile_shape": None}, {"dtype": "words"}, {"shards": [{}]}, {"shards": 5},
+     {"config": []}, {"labels": 1}, {"name": ...}, {"digest": ...}, {"config": ...}, {"shards": ...}],
+)  # fmt: skip
+def test_a_manifest_that_is_none_is_told_in_a_line(root: Path, tmp_path: Path, edit: dict[str, object]):
+    manifest = {**json.loads((root / "corpus" / "corpus.json").read_text()), **edit}
+    kept = {name: value for name, value in manifest.items() if value is not ...}
+    (tmp_path / "corpus.json").write_text(json.dumps(kept))
+    with pytest.raises(CorpusError, match=r"corpus\.json: not a corpus manifest \(.+\); build"):
+        open_source(str(tmp_path))
+
+
 def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(root: Path, source: Source, tmp_path: Path):
     folder = tmp_path / "run [v2]*"
     shutil.copytree(root / "corpus", folder / "corpus")
