@@ -41,6 +41,7 @@ from sarsense.inspection.source import Source, open_source
 from sarsense.inspection.statistics import statistics
 from sarsense.inspection.text import plain
 from sarsense.inspection.tile import read_tile
+from sarsense.report.datasheet import sections
 from sarsense.report.footprints import footprint_map
 from sarsense.report.histograms import code_histograms
 from sarsense.simulate import simulate
@@ -461,6 +462,7 @@ def test_an_empty_cell_of_a_changed_table_is_a_word_or_an_error_in_a_line(root: 
     for command in (
         lambda: statistics(source), lambda: code_histograms(open_corpus(corpus)),
         lambda: get(source, key, tmp_path / "x.tif"), lambda: footprint_map(open_corpus(corpus), tmp_path / "f.png"),
+        lambda: sections(open_corpus(corpus)),
     ):  # fmt: skip
         with suppress(SarsenseError):
             command()
