@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -193,7 +194,7 @@ class Corpus:
         content = manifest["config"]["content"]
         self.contents: tuple[str, ...] = ("speckled", "despeckled") if content == "both" else (content,)
         """of the channels of a polarisation"""
-        self.shards = [Shard(**shard) for shard in manifest["shards"]]
+        self.shards = [_shard(said) for said in manifest["shards"]]
         labels = manifest.get("labels")
         named = () if labels is None else ((int(value), name) for value, name in labels["classes"].items())
         self.classes: dict[int, str] | None = None if labels is None else dict(sorted(named))
@@ -223,6 +224,17 @@ class Corpus:
         return read_parquet(self.root / "duplicates.parquet")
 
 
+def _shard(said: Mapping[str, Any]) -> Shard:
+    """ValueError where it lies outside the corpus, or its SHA-256 is none: both become names of files."""
+    shard = Shard(**said)
+    parts = shard.path.split("/")
+    if len(parts) < 2 or not {"", ".", ".."}.isdisjoint(parts) or "\\" in shard.path:
+        raise ValueError(f"shard {shard.path!r} is no path in the corpus")
+    if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
+        raise ValueError(f"shard {shard.path!r} has the SHA-256 {shard.sha256[:80]!r}")
+    return shard
+
+
 def open_corpus(path: str | Place) -> Corpus:
     """The corpus in a folder, or at a remote address; CorpusError where there is none, or one that is not finished."""
     root = place(path)
@@ -238,13 +250,14 @@ def open_corpus(path: str | Place) -> Corpus:
         raise CorpusError(f"{root}: not a corpus (no corpus.json); `sarsense build SOURCE --out DIR` makes one")
     try:
         content = read_json(manifest)
-        found = content["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{manifest}: not a corpus manifest ({error}); build the corpus again") from error
-    if not OLDEST <= found <= FORMAT:
-        remedy = "build the corpus again" if found < OLDEST else "upgrade sarsense"
-        raise CorpusError(f"{manifest}: corpus format {found}, this sarsense reads {OLDEST} to {FORMAT}: {remedy}")
-    return Corpus(root, migrated(content))
+        found = int(content["format"])
+        if OLDEST <= found <= FORMAT:
+            return Corpus(root, migrated(content))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        told = f"no {error}" if isinstance(error, KeyError) else error
+        raise CorpusError(f"{manifest}: not a corpus manifest ({told}); build the corpus again") from error
+    remedy = "build the corpus again" if found < OLDEST else "upgrade sarsense"
+    raise CorpusError(f"{manifest}: corpus format {found}, this sarsense reads {OLDEST} to {FORMAT}: {remedy}")
 
 
 def array_shape(tile_shape: tuple[int, int, int]) -> tuple[int, ...]:

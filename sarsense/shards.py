@@ -176,6 +176,11 @@ class TileReader:
         self.contents = corpus.contents
         self._leave_out = leave_out
         table = self._rows(["key", "offset", *(["label_offset"] if corpus.labelled else [])])
+        if empty := [name for name in table.column_names if table[name].null_count]:
+            raise ShardError(
+                f"{corpus.root / 'tiles.parquet'}: {empty[0]} of each tile expected, found empty cells: the table was "
+                "changed; `sarsense shards verify` tells where, restore it"
+            )
         self.keys: list[str] = table["key"].to_pylist()
         self.ids = tile_ids(self.keys)
         self.shape = corpus.tile_shape
@@ -191,6 +196,11 @@ class TileReader:
         self.shard_of = np.array([order[name] for name in names], dtype=np.int64)
         """int64 (N,): in which of the shards of the split each tile lies"""
         known = {shard.path: shard for shard in corpus.shards}
+        if lacking := [name for name in order if name not in known]:
+            raise ShardError(
+                f"{corpus.root / 'tiles.parquet'}: shards of corpus.json expected, found {lacking[0]!r}: the table was "
+                "changed; `sarsense shards verify` tells where, restore it"
+            )
         self.shards = [known[name] for name in order]
         self._cache = cache
         self._hashes: dict[str, list[str]] = {}

@@ -70,7 +70,7 @@ def spread(source: Source, count: int, seed: int = 0, where: str | None = None, 
             source,
         )
         rows = _whole(connection, chosen, known, source)
-    rows.sort(key=lambda row: (row["part"], row.get(scene) or "", row["key"]))
+    rows.sort(key=lambda row: (row["part"], row.get(scene) or "", row["key"] or ""))
     heads = [row["part"] for row in rows] if by else []
     return Choice(rows, [""] * len(rows), heads, rows[0]["n"] if rows else 0)
 
@@ -150,9 +150,12 @@ def _whole(
     connection: duckdb.DuckDBPyConnection, chosen: pa.Table, known: list[str], source: Source
 ) -> list[dict[str, Any]]:
     """The chosen rows with the columns of a sheet: those are read of few tiles, not carried through the choice."""
-    keys = ", ".join(literal(key) for key in chosen["key"].to_pylist())
+    named = [key for key in chosen["key"].to_pylist() if key is not None]
+    which = f"key IN ({', '.join(map(literal, named)) or 'NULL'})"
+    if len(named) < len(chosen):  # a row of a table that was changed
+        which += " OR key IS NULL"
     wanted = ", ".join(f'"{name}"' for name in dict.fromkeys((*NEEDED, *_SHOWN)) if name in known)
-    found = run(connection, f"SELECT {wanted} FROM tiles WHERE key IN ({keys or 'NULL'})", source).to_pylist()
+    found = run(connection, f"SELECT {wanted} FROM tiles WHERE {which}", source).to_pylist()
     by_name = {(row["key"], row["shard"]): row for row in found}
     return [by_name[row["key"], row["shard"]] | row for row in chosen.to_pylist()]
 

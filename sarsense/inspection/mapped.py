@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -329,8 +330,9 @@ def _pictures(
             unreadable += 1
             continue
         picture = {"tile": place, "url": _thumbnail(tile.grey()[0], tile.coded)}
-        if row.get("lonlat_transform"):
-            picture["corners"] = _affine_corners(row["lonlat_transform"], *tile.pixels.shape[1:])
+        affine = row.get("lonlat_transform") or []
+        if len(affine) == 6 and all(value is not None and math.isfinite(value) for value in affine):
+            picture["corners"] = _affine_corners(affine, *tile.pixels.shape[1:])
         made.append(picture)
     return made, unreadable
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from sarsense.codes import step_db
 from sarsense.columns import floats, texts, values
-from sarsense.errors import SettingError
+from sarsense.corpus import Corpus
+from sarsense.errors import CorpusError, SettingError
 from sarsense.inspection.query import columns_of, condition, database, run, select
 from sarsense.inspection.source import Source
 from sarsense.report.classes import CLASSES, COLUMNS, with_classes
@@ -160,7 +161,7 @@ def _groups(source: Source, where: str | None) -> list[dict[str, Any]]:
             measured[row["group"]].append(row)
     told, bits = [], 8 * corpus.dtype.itemsize
     for row in rows:
-        bounds = [corpus.manifest["groups"][name] for name in row["group"].split("+")]
+        bounds = _bounds(corpus, row["group"])
         valid = row.pop("valid")
         mine = measured[row["group"]][: len(bounds)]  # of both contents, the channels as seen
         told.append(
@@ -175,6 +176,18 @@ def _groups(source: Source, where: str | None) -> list[dict[str, Any]]:
             }
         )
     return told
+
+
+def _bounds(corpus: Corpus, group: str | None) -> list[dict[str, Any]]:
+    """What corpus.json says of the channels of a group of codes. CorpusError where it knows no such group."""
+    known = corpus.manifest["groups"]
+    names = (group or "").split("+")
+    if not all(name in known for name in names):
+        raise CorpusError(
+            f"{corpus.root / 'tiles.parquet'}: a group of codes of corpus.json expected, found {group!r}: the table "
+            "was changed; `sarsense shards verify` tells where, restore it"
+        )
+    return [known[name] for name in names]
 
 
 def _of_channels(values: list[Any]) -> Any:

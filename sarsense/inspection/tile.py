@@ -100,6 +100,11 @@ def read_tile(source: Source, row: Mapping[str, Any]) -> Tile:
 
 def _of_corpus(corpus: Corpus, row: Mapping[str, Any]) -> Tile:
     size = math.prod(corpus.tile_shape) * corpus.dtype.itemsize
+    if row["offset"] is None or all(row["shard"] != shard.path for shard in corpus.shards):
+        raise ShardError(
+            f"{corpus.root / 'tiles.parquet'}: a shard of corpus.json and an offset of tile {row['key']} expected, "
+            f"found {row['shard']!r} and {row['offset']}: the table was changed; restore it"
+        )
     path = corpus.root / row["shard"]
     raw = read_bytes(path, row["offset"], size)
     if tile_hash(raw) != row["content_hash"]:

@@ -64,6 +64,7 @@ def sections(corpus: Corpus) -> dict[str, str]:
     table = corpus.tiles(columns=COLUMNS)
     require_tiles(table["split"], corpus)
     table = with_classes(table)
+    table = table.set_column(table.schema.get_field_index("split"), "split", table["split"].fill_null(UNKNOWN))
     return {
         "what": _what(corpus, table),
         "load": _load(corpus),

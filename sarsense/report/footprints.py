@@ -18,6 +18,8 @@ from sarsense.places import Place
 from sarsense.report.picture import DPI, check_picture, save, words
 
 _SPLIT_COLOURS = {"train": "#2b6ca3", "val": "#d1622b"}
+_OTHER = "0.5"
+"""of a split that a changed table says"""
 
 
 def footprint_map(corpus: Corpus, out_png: Place) -> None:
@@ -28,11 +30,16 @@ def footprint_map(corpus: Corpus, out_png: Place) -> None:
     """
     check_picture(out_png)
     table = corpus.tiles(columns=["footprint"])
-    placed = [(w, s) for w, s in zip(table["footprint"].to_pylist(), table["split"].to_pylist(), strict=True) if w]
+    placed = [
+        (w, s)
+        for w, s in zip(table["footprint"].to_pylist(), table["split"].fill_null("unknown").to_pylist(), strict=True)
+        if w
+    ]
     if not placed:
         raise CorpusError(f"{corpus.root}: no tile has a footprint (a corpus of unplaced scenes): nothing to map")
-    polygons = shapely.from_wkb([wkb for wkb, _ in placed])
-    splits = np.array([split for _, split in placed])
+    polygons = shapely.from_wkb([wkb for wkb, _ in placed], on_invalid="ignore")
+    known = ~shapely.is_missing(polygons) & ~shapely.is_empty(polygons)
+    polygons, splits = polygons[known], np.array([split for _, split in placed])[known]
     clusters = _clusters(polygons)
     shown = clusters[:6] if len(clusters) > 1 else []
     figure = Figure(figsize=(11, 6.2) if shown else (7.2, 6.6), dpi=DPI, layout="constrained")
@@ -62,7 +69,10 @@ def footprint_map(corpus: Corpus, out_png: Place) -> None:
     figure.suptitle(
         words(f"{corpus.name} {corpus.manifest['version']}: {count} tiles{rest}{more}", 160), size=10.5, weight="bold"
     )
-    handles = [Line2D([], [], color=_SPLIT_COLOURS[s], lw=5, alpha=0.6, label=s) for s in sorted(set(splits.tolist()))]
+    handles = [
+        Line2D([], [], color=_SPLIT_COLOURS.get(s, _OTHER), lw=5, alpha=0.6, label=s)
+        for s in sorted(set(splits.tolist()))
+    ]
     main.legend(handles=handles, loc="best", fontsize=8, framealpha=0.9)
     save(figure, out_png)
 
@@ -94,7 +104,8 @@ def _draw_footprints(
     axes: Any, polygons: np.ndarray, splits: np.ndarray, frame: tuple[float, float, float, float]
 ) -> None:
     west, south, east, north = frame
-    for split, colour in _SPLIT_COLOURS.items():
+    for split in sorted(set(splits.tolist())):
+        colour = _SPLIT_COLOURS.get(split, _OTHER)
         rings = [shapely.get_coordinates(polygon) for polygon in polygons[splits == split]]
         axes.add_collection(PolyCollection(rings, facecolors=colour, edgecolors=colour, alpha=0.45, linewidths=0.6))
     axes.set_xlim(west, east)

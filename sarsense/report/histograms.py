@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from sarsense.codes import decode
 from sarsense.corpus import Corpus
+from sarsense.errors import CorpusError
 from sarsense.places import Place
 from sarsense.report.counts import group_statistics
 from sarsense.report.picture import DPI, check_picture, require_tiles, save, words
@@ -55,9 +56,15 @@ class CodeHistogram:
 
 
 def code_histograms(corpus: Corpus, most: int = _SAMPLE_TILES) -> list[CodeHistogram]:
-    """By group and channel, out of up to `most` tiles of each group. CorpusError where there are no tiles."""
+    """By group and channel, out of up to `most` tiles of each group. CorpusError where there are no tiles, or
+    the table says other channels than tiles have."""
     group = corpus.tiles(columns=["group"])["group"]
     require_tiles(group, corpus)
+    if group.null_count:
+        raise CorpusError(
+            f"{corpus.root / 'tiles.parquet'}: a group of each tile expected, found empty cells: the table was "
+            "changed; `sarsense shards verify` tells where, restore it"
+        )
     encoded = group.combine_chunks().dictionary_encode()
     number, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     members = {name: np.flatnonzero(number == index) for index, name in enumerate(names)}
@@ -68,6 +75,11 @@ def code_histograms(corpus: Corpus, most: int = _SAMPLE_TILES) -> list[CodeHisto
     found = []
     for name in sorted(read):
         said = [next(channels) for _ in read[name]]
+        if not all(mine and len(mine) == corpus.tile_shape[0] for mine in said):
+            raise CorpusError(
+                f"{corpus.root / 'tiles.parquet'}: {corpus.tile_shape[0]} channels of each tile of group {name} "
+                "expected, found others: the table was changed; `sarsense shards verify` tells where, restore it"
+            )
         counts = [defaultdict(lambda: np.zeros(256, np.int64)) for _ in said[0]]
         for index, mine in zip(read[name], said, strict=True):
             tile = reader.read(np.array([index]))[0]

@@ -129,7 +129,8 @@ def _elsewhere(table: pa.Table, shape: tuple[int, ...]) -> Iterator[tuple[int, s
     fitted = [affine[:, [at]] * cols + affine[:, [at + 1]] * rows + affine[:, [at + 2]] for at in (0, 3)]
     rings = {"footprint": corners(table["footprint"].combine_chunks()), "lonlat_transform": np.stack(fitted, axis=-1)}
     for name, ring in rings.items():
-        east, north = (ring[..., 0] - lon[:, None] + 180.0) % 360.0 - 180.0, ring[..., 1] - lat[:, None]
+        with np.errstate(invalid="ignore"):  # a changed table may say that a tile lies at infinity
+            east, north = (ring[..., 0] - lon[:, None] + 180.0) % 360.0 - 180.0, ring[..., 1] - lat[:, None]
         around = [(side.min(axis=1) < 0.0) & (side.max(axis=1) > 0.0) for side in (east, north)]
         yield from ((number, name) for number in np.flatnonzero(placed & ~(around[0] & around[1])).tolist())
 

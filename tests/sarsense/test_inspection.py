@@ -33,12 +33,17 @@ from sarsense.errors import CorpusError, SarsenseError, SettingError, ShardError
 from sarsense.inspection.choice import near, outliers, spread
 from sarsense.inspection.get import get
 from sarsense.inspection.listing import heads, listing
+from sarsense.inspection.map import write_map
 from sarsense.inspection.query import columns_of, count, select
 from sarsense.inspection.sheet import terminal_picture
 from sarsense.inspection.show import show
 from sarsense.inspection.source import Source, open_source
+from sarsense.inspection.statistics import statistics
 from sarsense.inspection.text import plain
 from sarsense.inspection.tile import read_tile
+from sarsense.report.datasheet import sections
+from sarsense.report.footprints import footprint_map
+from sarsense.report.histograms import code_histograms
 from sarsense.simulate import simulate
 from tests.conftest import speckled_power, write_raster, write_tar
 
@@ -100,6 +105,39 @@ def test_what_is_not_there_is_told(root: Path, tmp_path: Path):
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 100])
     with pytest.raises(ShardError, match=r"cut\.tar"):
         open_source(str(tmp_path / "cut.tar"))
+
+
+@pytest.mark.parametrize(
+    "edit", [{"path": "../a.tar"}, {"path": "/dev/zero"}, {"path": "train/../../a.tar"}, {"path": "a.tar"},
+             {"sha256": "../../a"}, {"sha256": 5}],
+)  # fmt: skip
+def test_a_shard_outside_the_corpus_is_none(root: Path, tmp_path: Path, edit: dict[str, object]):
+    manifest = json.loads((root / "corpus" / "corpus.json").read_text())
+    manifest["shards"][0] |= edit
+    (tmp_path / "corpus.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorpusError, match="not a corpus manifest"):
+        open_source(str(tmp_path))
+
+
+def test_a_row_reads_no_file_but_shards(root: Path, source: Source, tmp_path: Path):
+    row = select(source, limit=1).to_pylist()[0]
+    assert source.corpus is not None
+    shutil.copy(source.corpus.root / row["shard"], tmp_path / "outside.tar")
+    with pytest.raises(ShardError, match=r"tiles\.parquet: a shard of corpus\.json"):
+        read_tile(source, {**row, "shard": str(tmp_path / "outside.tar")})
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"format": "three"}, {"format": None}, {"tile_shape": None}, {"dtype": "words"}, {"shards": [{}]}, {"shards": 5},
+     {"config": []}, {"labels": 1}, {"name": ...}, {"digest": ...}, {"config": ...}, {"shards": ...}],
+)  # fmt: skip
+def test_a_manifest_that_is_none_is_told_in_a_line(root: Path, tmp_path: Path, edit: dict[str, object]):
+    manifest = {**json.loads((root / "corpus" / "corpus.json").read_text()), **edit}
+    kept = {name: value for name, value in manifest.items() if value is not ...}
+    (tmp_path / "corpus.json").write_text(json.dumps(kept))
+    with pytest.raises(CorpusError, match=r"corpus\.json: not a corpus manifest \(.+\); build"):
+        open_source(str(tmp_path))
 
 
 def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(root: Path, source: Source, tmp_path: Path):
@@ -405,6 +443,29 @@ def test_terminals_that_show_pictures_get_the_png_itself():
         {"TMUX": "x", "TERM_PROGRAM": "WezTerm"},
     ):
         assert terminal_picture(png, environment) is None
+
+
+@pytest.mark.parametrize(
+    "column", ["key", "shard", "offset", "content_hash", "split", "group", "channels", "footprint"]
+)
+def test_an_empty_cell_of_a_changed_table_is_a_word_or_an_error_in_a_line(root: Path, tmp_path: Path, column: str):
+    corpus = shutil.copytree(root / "corpus", tmp_path / "corpus")
+    table = pq.read_table(corpus / "tiles.parquet")
+    number, field = table.schema.get_field_index(column), table.schema.field(column)
+    values = table[column].to_pylist()
+    key, values[4] = table["key"][4].as_py(), None
+    pq.write_table(table.set_column(number, field, pa.array(values, field.type)), corpus / "tiles.parquet")
+    source = open_source(str(corpus))
+    show(source, tmp_path / "sheet.png", 400, 20)
+    outliers(source, 3)
+    write_map(source, tmp_path / "map.html")
+    for command in (
+        lambda: statistics(source), lambda: code_histograms(open_corpus(corpus)),
+        lambda: get(source, key, tmp_path / "x.tif"), lambda: footprint_map(open_corpus(corpus), tmp_path / "f.png"),
+        lambda: sections(open_corpus(corpus)),
+    ):  # fmt: skip
+        with suppress(SarsenseError):
+            command()
 
 
 # ------------------------------------------------------------------------------------------------- tars of others

@@ -308,6 +308,18 @@ def test_tars_of_others_are_points_or_nothing(tmp_path: Path) -> None:
     assert "These tars are no corpus" in text and "<code>split</code>" in text
 
 
+@pytest.mark.parametrize("affine", [[1.0], [None] * 6, [float("nan")] * 6])
+def test_a_picture_whose_affine_map_is_none_stands_nowhere(tmp_path: Path, affine: list[float | None]) -> None:
+    np.save(tmp_path / "x.npy", np.full((8, 8), 3, np.uint8))
+    (tmp_path / "x.json").write_text(json.dumps({"lon": 7, "lat": 5, "lonlat_transform": affine}))
+    with tarfile.open(tmp_path / "other.tar", "w") as tar:
+        for name in ("x.npy", "x.json"):
+            tar.add(tmp_path / name, name)
+    write_map(open_source(str(tmp_path / "other.tar")), tmp_path / "map.html")
+    about = json.loads(_Page((tmp_path / "map.html").read_text()).blocks["about"])
+    assert len(about["pictures"]) == 1 and "corners" not in about["pictures"][0]
+
+
 def test_a_page_does_not_tell_the_signature_of_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told: list[str] = []
 

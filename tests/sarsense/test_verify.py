@@ -267,6 +267,7 @@ def _edit_row(number: int, column: str, value: object) -> Callable[[pa.Table], p
 @pytest.mark.parametrize(
     ("column", "value"),
     [
+        ("lon", float("inf")),
         ("lat", 12.5), ("scene", "other"), ("offset", 77), ("content_hash", "0" * 32), ("crs", "EPSG:3857"), ("row", 3),
         ("bytes", 5), ("acquisition", "other"), ("source", "other"), ("sensor", "S9"), ("orbit_direction", "ascending"),
         ("mean_db", -3.0), ("std_db", 0.5), ("enl", 99.0), ("enl_bias_db", 0.25), ("lo_db", -31.5), ("hi_db", 2.5),
