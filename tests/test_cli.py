@@ -51,7 +51,7 @@ def test_from_scenes_to_a_probed_encoder(tmp_path: Path):
 
     train = ["dic3l", "pretrain", corpus, "--out", run, "--preset", "smoke", "--crop-size", 48, "--batch-size", 16]
     train += ["--queue-size", 32, "--precision", "fp32", "--set", "method.hidden_dim=32"]
-    start(*train, "--steps", 3)
+    call(*train, "--steps", 3)
     assert "3 steps in" in call(*train, "--steps", 6)
     call("dic3l", "export", run, "--out", encoder)
     faults = torchvision.models.resnet18().load_state_dict(torch.load(encoder), strict=False)

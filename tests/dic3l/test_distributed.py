@@ -85,7 +85,7 @@ def train(rank: int, world: int, folder: Path, config: MethodConfig, steps: int)
 @pytest.mark.parametrize(
     ("steps", "worlds"), [(3, (2,)), pytest.param(20, (2, 4), marks=pytest.mark.slow)], ids=["3 steps", "20 steps"]
 )
-@pytest.mark.parametrize("config", [CONFIG, OURS], ids=["published", "sarsense"])
+@pytest.mark.parametrize("config", [pytest.param(CONFIG, marks=pytest.mark.slow), OURS], ids=["published", "sarsense"])
 def test_one_two_and_four_processes_have_the_same_losses_weights_queues_and_statistics(tmp_path, config, steps, worlds):
     for world in worlds:
         mp.spawn(train, (world, tmp_path, config, steps), nprocs=world)  # type: ignore[attr-defined]

@@ -340,6 +340,7 @@ def _taken(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_one_scene_not_the_build():
     """Two tasks kill their processes: they alone are given up, not those that waited behind them."""
     from pipelines.cluster import open_runner

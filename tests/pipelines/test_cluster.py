@@ -108,6 +108,7 @@ def test_a_scheduler_that_dies_ends_the_run_with_a_line(tmp_path: Path):
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.slow
 def test_a_build_whose_scheduler_died_goes_on_with_another(scenes: Path, reference: Path, tmp_path: Path):
     out = tmp_path / "corpus"
     (tmp_path / "dask").mkdir()

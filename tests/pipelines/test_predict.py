@@ -394,6 +394,7 @@ def test_wrong_usage_is_told_before_anything_is_read(option: tuple[str, str], wo
     assert done.exit_code == 2 and words in " ".join(done.output.split())
 
 
+@pytest.mark.slow
 def test_killed_half_way_leaves_no_half_map(tmp_path: Path):
     saved(tmp_path / "model.pt")
     scene = write_raster(tmp_path / "a.tif", codes_of((2, 1500, 1500), 0), descriptions=("VV", "VH"))

@@ -239,6 +239,7 @@ def test_a_corpus_without_train_tiles_is_refused(corpus, tmp_path):
         pretrain(copy, tmp_path / "run", tiny())
 
 
+@pytest.mark.slow
 def test_parts_of_the_method_are_switched_off_by_name(corpus, tmp_path):
     run = tmp_path / "run"
     ended = call(*command(corpus, run, "--no-di", "--no-cc", "--contour-stage", "2", "--set", "train.steps=1"))

@@ -60,6 +60,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "scenes"
 
 
+@pytest.mark.slow
 def test_a_third_more_scenes_moves_no_tile(scenes, tmp_path):
     config = BuildConfig(tile_size=32, val_share=0.3, cell_km=2.0)
     files = sorted(scenes.glob("*"))

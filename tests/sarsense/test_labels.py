@@ -324,7 +324,7 @@ def test_a_shard_that_lacks_labels_or_has_some_too_many_is_told(tmp_path: Path):
     rows = [{"key": f"k-{n}", "offset": offsets[n], "content_hash": tile_hash(TILES[n].tobytes())} for n in range(5)]
     labelled = [{**row, "label_offset": 0, "label_hash": ""} for row in rows]
     told = list(map(str, verify_shard(tmp_path, shard, labelled, TILES.shape[1:], TILES.dtype)))
-    assert told == [f"train/c.tar: tile k-{n}: k-{n}.labels.npy is missing" for n in range(5)]
+    assert told == [f"tiles.parquet: tile k-{n}: lies in train/c.tar, which has no k-{n}.labels.npy" for n in range(5)]
     samples = [(key, tile, told, LABELS[0]) for key, tile, told in plain]
     shard, offsets, _ = write_labelled_shard(tmp_path, "train/c.tar", "train", samples)
     told = list(map(str, verify_shard(tmp_path, shard, rows, TILES.shape[1:], TILES.dtype)))
