@@ -10,6 +10,7 @@ import base64
 import io
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ _NAMED = (
     "scene source split sensor mode polarisation content datetime orbit_direction shard flat near_evaluation".split()
 )
 _MEASURED = "mean_db std_db enl valid_fraction spacing_x_m structure_db".split()
-_BATCH = 16_384
+_BATCH = 8_192
 _NEEDED = ("key", "shard", "offset", "bytes", "pixels", "content_hash", "lo_db", "hi_db")
 _KEY = "concat_ws('-', scene, polarisation, printf('%05d', \"row\"), printf('%05d', col))"
 _COUNTED = "(SELECT *, row_number() OVER () - 1 AS n FROM tiles) AS tiles"
@@ -235,14 +236,27 @@ def _footprints(source: Source, numbers: np.ndarray) -> Iterator[tuple[np.ndarra
     assert source.corpus is not None
     order = np.argsort(numbers, kind="stable")
     ascending, start = numbers[order], 0
-    with pq.ParquetFile(readable(source.corpus.root / "tiles.parquet"), buffer_size=2**20, pre_buffer=False) as file:
+
+    def place(footprints: pa.BinaryArray, rows: slice, start: int) -> tuple[np.ndarray, Places]:
+        quads = corners(footprints)[ascending[rows] - start]
+        placed = np.isfinite(quads[:, 0, 0])
+        return order[rows][placed], quantised(quads[placed])
+
+    with (
+        pq.ParquetFile(readable(source.corpus.root / "tiles.parquet"), buffer_size=2**20, pre_buffer=False) as file,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        before: Future[tuple[np.ndarray, Places]] | None = None
         for batch in file.iter_batches(_BATCH, columns=["footprint"], use_threads=False):
             first, last = np.searchsorted(ascending, (start, start + len(batch)))
             if last > first:
-                quads = corners(batch.column("footprint"))[ascending[first:last] - start]
-                placed = np.isfinite(quads[:, 0, 0])
-                yield order[first:last][placed], quantised(quads[placed])
+                now = pool.submit(place, batch.column("footprint"), slice(first, last), start)
+                if before is not None:  # one part is worked on while the next one is read
+                    yield before.result()
+                before = now
             start += len(batch)
+        if before is not None:
+            yield before.result()
 
 
 def _joined(parts: list[tuple[np.ndarray, Places]], placed: np.ndarray) -> Places:
