@@ -291,6 +291,7 @@ def refuse_on_one(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_begin_stops_the_others(tmp_path):
     mp.spawn(refuse_on_one, (tmp_path,), nprocs=2)  # type: ignore[attr-defined]
     told = [(tmp_path / f"told-{rank}.txt").read_text() for rank in range(2)]

@@ -69,8 +69,8 @@ def test_the_bytes_do_not_depend_on_where_the_sources_lie_or_their_order(scenes:
 
 @pytest.mark.parametrize(
     "stages",
-    [("measure", "shard"), pytest.param(("scan", "measure", "cut", "shard"), marks=pytest.mark.slow)],
-    ids=["twice", "always"],
+    [("cut",), pytest.param(("scan", "measure", "cut", "shard"), marks=pytest.mark.slow)],
+    ids=["once", "always"],
 )
 def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(
     scenes: Path, reference: Path, tmp_path: Path, stages: tuple[str, ...]
@@ -94,7 +94,7 @@ def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(
             break
         with pytest.raises(CorpusError, match="this build is not finished"):
             open_corpus(out)
-    assert killed >= len(stages) - 1
+    assert killed >= max(len(stages) - 1, 1)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert content(out) == content(reference)

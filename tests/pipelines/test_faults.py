@@ -117,6 +117,7 @@ def test_a_disk_that_fills_up_in_a_stage_is_one_line_and_with_room_the_build_goe
         assert content(out) == reference and litter(out) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_with_workers_ends_with_one_line_and_code_1(
     scenes: Path, reference: dict[str, bytes], tmp_path: Path
 ):
