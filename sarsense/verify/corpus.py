@@ -10,15 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sarsense.columns import records
 from sarsense.corpus import FORMAT, TABLES, Corpus, array_shape, file_digest, identity
 from sarsense.errors import CorpusError
 from sarsense.places import shard_files
 from sarsense.samples import NAMES
 from sarsense.shards import Shard
-from sarsense.verify.problem import Problem
+from sarsense.verify.problem import TABLE, Problem
 from sarsense.verify.rows import contradictions, typed
-from sarsense.verify.shard import TABLE, verify_shard
+from sarsense.verify.shard import verify_shard
 
 
 def verify_tables(corpus: Corpus) -> list[Problem]:
@@ -86,7 +85,7 @@ def verify_corpus(
 
 def _verify_one(corpus: Corpus, shard: Shard, rows: pa.Table, quick: bool) -> list[Problem]:
     shape = array_shape(corpus.tile_shape)
-    listed = records(rows if not quick else _ends(rows))
+    listed = (rows if not quick else _ends(rows)).to_pylist()
     return verify_shard(corpus.root, shard, listed, shape, corpus.dtype, quick)
 
 

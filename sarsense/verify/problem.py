@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TABLE = "tiles.parquet"
+
 
 @dataclass(frozen=True)
 class Problem:

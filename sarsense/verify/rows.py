@@ -18,16 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sarsense.columns import floats, objects, records
+from sarsense.columns import floats
 from sarsense.corpus import Corpus, tile_schema
 from sarsense.cut import count_labels, look
 from sarsense.errors import SarsenseError
 from sarsense.inspection.ground import corners
 from sarsense.inspection.tile import read_bytes
 from sarsense.shards import tile_hash
-from sarsense.verify.problem import Problem
+from sarsense.verify.problem import TABLE, Problem
 
-TABLE = "tiles.parquet"
 _OF_CHANNEL = ("source", "band", "mean_db", "std_db", "enl", "enl_bias_db", "lo_db", "hi_db")
 """columns that repeat the first channel"""
 _JOINED = ("polarisation", "content", "group")
@@ -48,7 +47,7 @@ def contradictions(corpus: Corpus, shards: Sequence[str] | None = None) -> list[
     table, _ = typed(corpus, corpus.tiles())
     if shards is not None:
         table = table.filter(pc.field("shard").isin(list(shards)))
-    rows = records(table)
+    rows: list[dict[str, Any]] = table.to_pylist()
     scenes, size = _of_scenes(rows), math.prod(corpus.tile_shape) * corpus.dtype.itemsize
     found = [
         Problem(TABLE, f"{name} {_short(row[name])}, {where} {_short(said)}", row["key"])
@@ -121,7 +120,7 @@ def _elsewhere(table: pa.Table, shape: tuple[int, ...]) -> Iterator[tuple[int, s
     lon, lat = floats(table["lon"]), floats(table["lat"])
     placed = np.abs(lat) < _POLAR
     affine = np.full((len(table), 6), np.nan)
-    for number, one in enumerate(objects(table["lonlat_transform"])):
+    for number, one in enumerate(table["lonlat_transform"].to_pylist()):
         if one is not None and len(one) == 6:
             affine[number] = one
     height, width = shape[-2:]

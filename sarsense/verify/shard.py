@@ -26,10 +26,9 @@ import numpy as np
 from sarsense.places import Place, local_copy
 from sarsense.samples import description
 from sarsense.shards import Shard, member_header, npy_header, sample_text, tile_hash
-from sarsense.verify.problem import Problem
+from sarsense.verify.problem import TABLE, Problem
 from sarsense.verify.walk import BLOCK, Member, Walk, first_difference, walk
 
-TABLE = "tiles.parquet"
 _MOST = 20
 """problems of a kind that a shard is told of one by one; of more, their number"""
 

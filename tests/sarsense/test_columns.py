@@ -1,4 +1,4 @@
-"""Values of Arrow tables in Python and numpy, against Arrow's own ways."""
+"""Values of Arrow tables in numpy, against Arrow's own way."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sarsense.columns import records, values
+from sarsense.columns import values
 
 KINDS: dict[str, tuple[pa.DataType, Any]] = {
     "count": (pa.int64(), st.integers(-(2**63), 2**63 - 1)),
@@ -14,27 +14,7 @@ KINDS: dict[str, tuple[pa.DataType, Any]] = {
     "code": (pa.uint8(), st.integers(0, 255)),
     "lon": (pa.float64(), st.floats(allow_nan=False)),
     "level": (pa.float32(), st.floats(allow_nan=False, width=32)),
-    "flat": (pa.bool_(), st.booleans()),
-    "name": (pa.string(), st.text(max_size=5)),
-    "shape": (pa.binary(), st.binary(max_size=5)),
-    "transform": (pa.list_(pa.float64()), st.lists(st.none() | st.floats(allow_nan=False), max_size=3)),
-    "unknown": (pa.null(), st.none()),
 }
-CHANNEL = pa.struct([("name", pa.string()), ("mean", pa.float64()), ("filtered", pa.bool_())])
-KINDS["channels"] = (
-    pa.list_(CHANNEL),
-    st.lists(
-        st.none()
-        | st.fixed_dictionaries(
-            {
-                "name": st.none() | st.text(max_size=3),
-                "mean": st.none() | st.floats(allow_nan=False),
-                "filtered": st.none() | st.booleans(),
-            }
-        ),
-        max_size=3,
-    ),
-)
 
 
 @st.composite
@@ -47,11 +27,6 @@ def tables(draw: st.DrawFn) -> pa.Table:
     table = pa.table(columns)
     start, stop = sorted((draw(st.integers(0, rows)), draw(st.integers(0, rows))))
     return pa.concat_tables([table.slice(start, stop - start), table.slice(0, draw(st.integers(0, rows)))])
-
-
-@given(tables())
-def test_records_are_those_of_arrow(table: pa.Table) -> None:
-    assert records(table) == table.to_pylist()
 
 
 @given(tables())
