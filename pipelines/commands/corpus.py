@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.commands.options import CORPUS, JSON, SHARDS, SOURCES, UNIT_HELP, AnyPlace, parse_place
+from pipelines.commands.options import CORPUS, JSON, SHARDS, SOURCES, UNIT_HELP, AnyPlace, check_unit, parse_place
 from pipelines.commands.terminal import cell, print_json, print_table, say, stoppable
-from sarsense.config import CONVENTIONS, STATED_UNITS, BuildConfig
+from sarsense.config import CONVENTIONS, BuildConfig
 
 if TYPE_CHECKING:
     from pipelines.companions import CompanionFiles
@@ -313,9 +313,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _build_config(**settings: Any) -> BuildConfig:
-    unit = settings.get("unit")
-    if unit is not None and unit not in STATED_UNITS:
-        raise typer.BadParameter(f"power, amplitude, db or dn expected, '{unit}' found", param_hint="--unit")
+    check_unit(settings.get("unit"))
     calibrate = settings.get("calibrate")
     if calibrate not in CONVENTIONS:
         raise typer.BadParameter(

@@ -8,6 +8,7 @@ import typer
 
 from dic3l import config as settings
 from pipelines.commands.terminal import cell
+from sarsense.config import STATED_UNITS
 
 SOURCES = typer.Argument(
     metavar="SOURCE",
@@ -16,6 +17,12 @@ SOURCES = typer.Argument(
 )
 AnyPlace = Any
 """a folder or remote address, as `sarsense.places` reads it: typer takes no union of types"""
+
+
+def check_unit(unit: str | None) -> None:
+    """BadParameter where it is none of those that rasters may be said to have."""
+    if unit is not None and unit not in STATED_UNITS:
+        raise typer.BadParameter(f"power, amplitude, db or dn expected, '{unit}' found", param_hint="--unit")
 
 
 def parse_place(text: str) -> AnyPlace:
@@ -43,6 +50,7 @@ PRESET_HELP = (
     "minutes on two CPU cores."
 )
 CONFIG_HELP = "TOML file of settings, over the preset; the config.toml of a run is one."
+SET = typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
 
 OPTION_SETTINGS = {
     "method": "method.name",

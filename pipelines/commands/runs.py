@@ -15,6 +15,7 @@ from pipelines.commands.options import (
     JSON,
     OPTION_SETTINGS,
     PRESET_HELP,
+    SET,
     AnyPlace,
     setting,
     setting_help,
@@ -83,9 +84,7 @@ def pretrain(
         int,
         typer.Option(min=0, metavar="STEPS", help="Look at so many steps: a table of where their time went, a trace."),
     ] = 0,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
-    ] = None,
+    assignments: Annotated[list[str] | None, SET] = None,
 ) -> None:
     """Pre-train an encoder on the train tiles of a corpus. Run it again after an interruption: it goes on."""
     given = locals()
@@ -154,9 +153,7 @@ def compare(
     ] = None,
     preset: Annotated[str, typer.Option(help=PRESET_HELP)] = settings.DEFAULT_PRESET,
     config: Annotated[Path | None, typer.Option(help=CONFIG_HELP)] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
-    ] = None,
+    assignments: Annotated[list[str] | None, SET] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Train methods on the same tiles in as many steps, probe them on labelled data: one table, with spreads."""
@@ -194,9 +191,7 @@ def views(
     config: Annotated[Path | None, typer.Option(help=CONFIG_HELP)] = None,
     count: Annotated[int, typer.Option(help="Tiles to show.")] = 12,
     seed: Annotated[int | None, setting("seed")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
-    ] = None,
+    assignments: Annotated[list[str] | None, SET] = None,
 ) -> None:
     """Draw pairs of views with their matched boxes, as a run with these settings would see them."""
     resolved = settings.resolve(preset, config, {} if seed is None else {"train.seed": seed}, assignments or ())

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import JSON, UNIT_HELP, AnyPlace, parse_place
+from pipelines.commands.options import JSON, UNIT_HELP, AnyPlace, check_unit, parse_place
 from pipelines.commands.terminal import cell, print_json, print_table, say, stoppable
-from sarsense.config import STATED_UNITS
 
 
 def export(
@@ -266,8 +265,7 @@ def predict(
     from pipelines.progress import show_progress
     from pipelines.signals import Stopped, stop_signals
 
-    if unit is not None and unit not in STATED_UNITS:
-        raise typer.BadParameter(f"power, amplitude, db or dn expected, '{unit}' found", param_hint="--unit")
+    check_unit(unit)
     if device not in ("auto", "cpu", "cuda"):
         raise typer.BadParameter(f"auto, cpu or cuda expected, '{device}' found", param_hint="--device")
     config = PredictConfig(window, nodata, probabilities, overviews, unit, device)  # type: ignore[arg-type]
